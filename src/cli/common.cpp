@@ -1,0 +1,28 @@
+#include "cli/common.h"
+
+#include "base/error.h"
+
+namespace megabyte::cli {
+
+void DeviceOptions::add_to(CLI::App& command, const std::string& dtype_help) {
+  command.add_option("--device", device, "where to run: auto, cpu, cuda or reference")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}))
+      ->capture_default_str();
+  command
+      .add_option("--dtype", dtype,
+                  "element type to compute in: f32, bf16 (reference: also f64); " + dtype_help)
+      ->check(CLI::IsMember({"f32", "bf16", "f64"}));
+  command.add_option("--threads", threads, "CPU threads; 0 takes all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+DType DeviceOptions::compute(const Backend& backend, DType fallback) const {
+  const DType type = dtype.empty() ? fallback : dtype_from_name(dtype);
+  if (!backend.supports(type))
+    fail("the {} backend does not compute in {}: use another --dtype or --device", backend.name(),
+         name_of(type));
+  return type;
+}
+
+}  // namespace megabyte::cli

@@ -1,0 +1,24 @@
+// Options that every command which runs a model takes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "ops/ops.h"
+
+namespace megabyte::cli {
+
+struct DeviceOptions {
+  std::string device = "auto";
+  std::string dtype;  // empty: the command's default
+  int threads = 0;    // 0: all cores
+
+  // Declares --device, --dtype and --threads; `dtype_help` says the default.
+  void add_to(CLI::App& command, const std::string& dtype_help);
+  std::unique_ptr<Backend> backend() const { return make_backend(device, threads); }
+  // The type asked for, or `fallback`; Error if the backend does not compute in it.
+  DType compute(const Backend& backend, DType fallback) const;
+};
+
+}  // namespace megabyte::cli

@@ -1,0 +1,27 @@
+#include <algorithm>
+#include <thread>
+
+#include "backends/factories.h"
+#include "base/error.h"
+#include "ops/ops.h"
+
+namespace megabyte {
+
+std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
+  if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  if (device == "reference") return make_reference_backend();
+  if (device == "cpu" || device == "auto") {
+#ifdef MEGABYTE_WITH_CPU
+    return make_cpu_backend(threads);
+#else
+    if (device == "auto") return make_reference_backend();
+    fail(
+        "this build has no cpu backend: install libdnnl-dev and libhwy-dev, configure with "
+        "-DMEGABYTE_CPU=ON and build again, or use --device reference");
+#endif
+  }
+  if (device == "cuda") fail("this build has no cuda backend: use --device cpu");
+  fail("unknown device '{}': use auto, cpu, cuda or reference", device);
+}
+
+}  // namespace megabyte
