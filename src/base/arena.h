@@ -25,6 +25,12 @@ class Arena {
     return t;
   }
 
+  // The next `bytes` as an arena of their own.
+  Arena part(size_t bytes) {
+    const Tensor t = make({static_cast<int64_t>(bytes)}, DType::u8);
+    return Arena(static_cast<std::byte*>(t.data));
+  }
+
   // Scratch memory: what is made after position() may be reused once rewind() is called.
   size_t position() const { return position_; }
   void rewind(size_t position) { position_ = position; }

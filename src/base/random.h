@@ -42,7 +42,8 @@ class Random {
   uint64_t bits64() { return uint64_t{next()} << 32 | next(); }
   // Uniform integer in [0, bound), without modulo bias worth speaking of (bound far below 2^64).
   uint64_t below(uint64_t bound) {
-    return static_cast<uint64_t>((static_cast<unsigned __int128>(bits64()) * bound) >> 64);
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<uint64_t>((static_cast<Wide>(bits64()) * bound) >> 64);
   }
   double uniform01() { return (static_cast<double>(bits64() >> 11) + 0.5) * 0x1p-53; }
   // Standard normal (Box-Muller).

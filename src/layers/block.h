@@ -56,9 +56,9 @@ struct BlockActivations {
                   // (Perceiver AR)
   Tensor sum2, norm2, mean2, rstd2, pre, hidden;
 };
-// Without `backward`, statistics and pre-activations are left out. With `keep_sum1` false, sum1 is
-// not made (it is kept elsewhere: activation checkpointing).
-BlockActivations plan_block(Arena& arena, const BlockShape& shape, bool backward, bool make_sum1);
+// All but sum1, which the stage decides: its own per block, or the stage's input where nothing is
+// pending. Without `backward`, statistics and pre-activations are left out.
+BlockActivations plan_block(Arena& arena, const BlockShape& shape, bool backward);
 
 // Scratch that all blocks of a stage share.
 struct BlockScratch {
@@ -68,15 +68,24 @@ struct BlockScratch {
 };
 BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool backward);
 
-// Runs the block on `in`; `out_dropout` is for its two branches (streams `stream` and `stream` +
-// 1). The result lives in `activations` and `scratch`.
+// Runs the block on `in`. `branches` is the dropout of its two branches, on streams `stream` and
+// `stream` + 1. What goes on is in activations.sum2 and, still pending, in scratch.delta.
 Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& weights,
                       const Pending& in, const Dropout& branches,
                       const BlockActivations& activations, const BlockScratch& scratch);
-// Takes d(sum2) in scratch.dsum and d(delta2) in scratch.ddelta, leaves the same of the block's
-// input there (ddelta only if `in.delta` existed), and adds to the weights' gradients.
+
+// Takes the gradients of what the block handed on in scratch.dsum and scratch.ddelta (its first
+// out_positions() rows), leaves those of its input there, and adds to the weights' gradients.
+// `in_dropout` is that of the branch that was pending at the input; without one (in_has_delta
+// false) ddelta is left undefined.
 void block_backward(Backend& backend, const BlockShape& shape, const BlockWeights& weights,
                     bool in_has_delta, const Dropout& in_dropout, const Dropout& branches,
                     const BlockActivations& activations, const BlockScratch& scratch);
+
+// The second of a block's two dropout streams.
+inline Dropout second_branch(Dropout branches) {
+  ++branches.stream;
+  return branches;
+}
 
 }  // namespace megabyte

@@ -15,15 +15,6 @@
 
 namespace megabyte {
 
-// What a batch needs; memory is planned anew only when this changes.
-struct BatchPlan {
-  int64_t batch = 0;        // B: rows
-  int64_t length = 0;       // L: bytes in a row, 1 to the context
-  bool training = false;    // keep what backward needs
-  bool checkpoint = false;  // keep only each block's input and recompute the rest in backward
-  bool operator==(const BatchPlan&) const = default;
-};
-
 class Hierarchy {
  public:
   Hierarchy(const Config& config, Backend& backend, DType compute, bool trainable);
@@ -55,7 +46,7 @@ class Hierarchy {
   // (B, rows_length, V) master dtype; of each row only the first predicted(L) positions count: the
   // batch is padded to whole patches.
   Tensor logits() const;
-  void copy_logits(std::vector<float>& out) const;  // host, (B, predicted(L), V)
+  void copy_logits(std::vector<double>& out) const;  // host, (B, predicted(L), V)
 
   // After forward: losses of all predicted positions; when training also the gradient of scale *
   // (their sum), which backward() then adds to the parameters' gradients. Adds the sum to total()
@@ -64,10 +55,11 @@ class Hierarchy {
   void backward();
 
   Tensor total() const { return total_; }  // (1) f64 on the backend; zero it with the backend
-  void copy_losses(std::vector<float>& out) const;  // host, (B, predicted(L)) nats
+  void copy_losses(std::vector<double>& out) const;  // host, (B, predicted(L)) nats
 
  private:
   struct Activations;
+  StageRun run(size_t stage) const;
 
   Config config_;
   Backend& backend_;
@@ -77,6 +69,7 @@ class Hierarchy {
   Buffer total_buffer_;
   Tensor total_;
   BatchPlan plan_;
+  Dropout dropout_;  // of the last forward(), for its backward()
   Buffer buffer_;
   std::unique_ptr<Activations> activations_;
 };

@@ -40,7 +40,8 @@ float truncated_normal(Random& random, double stddev) {
 }
 
 // Initial values of one tensor (docs/training.md).
-std::vector<float> initial_values(const ParameterSpec& spec, uint64_t seed, uint64_t stream, double stddev) {
+std::vector<float> initial_values(const ParameterSpec& spec, uint64_t seed, uint64_t stream,
+                                  double stddev) {
   std::vector<float> values(static_cast<size_t>(spec.shape.size()), 0.0f);
   switch (spec.kind) {
     case ParameterKind::norm_weight:
@@ -62,7 +63,8 @@ std::vector<float> initial_values(const ParameterSpec& spec, uint64_t seed, uint
 
 }  // namespace
 
-void for_each_parameter(const Config& config, const std::function<void(const ParameterSpec&)>& visit) {
+void for_each_parameter(const Config& config,
+                        const std::function<void(const ParameterSpec&)>& visit) {
   using Kind = ParameterKind;
   const int64_t V = config.vocab_size;
   for (int s = 0; s < config.stage_count(); ++s) {

@@ -1,0 +1,141 @@
+#include "layers/block.h"
+
+namespace megabyte {
+
+BlockWeights bind_block(const Parameters& p, const std::string& pre) {
+  return {p[pre + "norm1.weight"],         p[pre + "norm1.bias"],
+          p[pre + "attention.qkv.weight"], p[pre + "attention.qkv.bias"],
+          p[pre + "attention.out.weight"], p[pre + "attention.out.bias"],
+          p[pre + "norm2.weight"],         p[pre + "norm2.bias"],
+          p[pre + "ffn.up.weight"],        p[pre + "ffn.up.bias"],
+          p[pre + "ffn.down.weight"],      p[pre + "ffn.down.bias"]};
+}
+
+BlockActivations plan_block(Arena& arena, const BlockShape& shape, bool backward) {
+  const int64_t M = shape.positions(), Q = shape.out_positions(), D = shape.dim();
+  const DType compute = shape.compute, master = master_dtype(compute);
+  BlockActivations a;
+  a.norm1 = arena.make({M, D}, compute);
+  a.qkv = arena.make({M, 3 * D}, compute);
+  a.attended = arena.make({Q, D}, compute);
+  if (Q != M) a.sliced = arena.make({Q, D}, shape.residual);
+  a.sum2 = arena.make({Q, D}, shape.residual);
+  a.norm2 = arena.make({Q, D}, compute);
+  a.hidden = arena.make({Q, shape.ffn}, compute);
+  if (backward) {
+    a.mean1 = arena.make({M}, master);
+    a.rstd1 = arena.make({M}, master);
+    a.stats = arena.make({Q * shape.attention.heads}, master);
+    a.mean2 = arena.make({Q}, master);
+    a.rstd2 = arena.make({Q}, master);
+    if (shape.activation == Activation::gelu) a.pre = arena.make({Q, shape.ffn}, compute);
+  }
+  return a;
+}
+
+BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool backward) {
+  const int64_t M = shape.positions(), Q = shape.out_positions(), D = shape.dim();
+  BlockScratch s;
+  s.delta = arena.make({M, D}, shape.compute);
+  if (backward) {
+    s.dsum = arena.make({M, D}, shape.residual);
+    s.ddelta = arena.make({M, D}, shape.compute);
+    s.dnorm = arena.make({M, D}, shape.compute);
+    s.dqkv = arena.make({M, 3 * D}, shape.compute);
+    s.dattended = arena.make({Q, D}, shape.compute);
+    s.dhidden = arena.make({Q, shape.ffn}, shape.compute);
+    if (Q != M) s.dsliced = arena.make({Q, D}, shape.residual);
+  }
+  return s;
+}
+
+namespace {
+
+// The last `queries` rows of each sequence of `all`, as a view of strided rows starting at the
+// first of them.
+Tensor last_rows(const BlockShape& shape, const Tensor& all) {
+  return all.slice(shape.attention.length - shape.attention.queries,
+                   all.shape[0] - (shape.attention.length - shape.attention.queries));
+}
+
+void rotate(Backend& backend, const BlockShape& shape, const Tensor& qkv, bool inverse) {
+  // Positions count along the whole batch row: only differences matter to a product of q and k, and
+  // keys of earlier patches then need no rotation of their own.
+  const AttentionShape& at = shape.attention;
+  if (shape.rotary)
+    backend.rotary(qkv, at.heads, at.head_dim, at.row_sequences * at.length, 0, inverse);
+}
+
+}  // namespace
+
+Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& w,
+                      const Pending& in, const Dropout& branches, const BlockActivations& a,
+                      const BlockScratch& scratch) {
+  const AttentionShape& at = shape.attention;
+  const int64_t Q = shape.out_positions(), D = shape.dim();
+  const Tensor delta = scratch.delta.slice(0, Q);
+
+  backend.residual_norm_forward(in.x, in.delta, in.dropout, w.norm1_weight.value,
+                                w.norm1_bias.value, shape.eps, in.delta ? a.sum1 : Tensor{},
+                                a.norm1, a.mean1, a.rstd1);
+  backend.linear_forward(a.norm1, w.qkv_weight.value, w.qkv_bias.value, Activation::none, {},
+                         a.qkv);
+  rotate(backend, shape, a.qkv, false);
+  backend.attention_forward(at, a.qkv, a.attended, a.stats);
+  backend.linear_forward(a.attended, w.out_weight.value, w.out_bias.value, Activation::none, {},
+                         delta);
+
+  Tensor x = in.delta ? a.sum1 : in.x;
+  if (at.queries != at.length) {
+    backend.copy_rows(last_rows(shape, x), at.length * D, a.sliced, at.queries * D, at.sequences,
+                      at.queries * D);
+    x = a.sliced;
+  }
+  backend.residual_norm_forward(x, delta, branches, w.norm2_weight.value, w.norm2_bias.value,
+                                shape.eps, a.sum2, a.norm2, a.mean2, a.rstd2);
+  backend.linear_forward(a.norm2, w.up_weight.value, w.up_bias.value, shape.activation, a.pre,
+                         a.hidden);
+  backend.linear_forward(a.hidden, w.down_weight.value, w.down_bias.value, Activation::none, {},
+                         delta);
+  return {a.sum2, delta, second_branch(branches)};
+}
+
+void block_backward(Backend& backend, const BlockShape& shape, const BlockWeights& w,
+                    bool in_has_delta, const Dropout& in_dropout, const Dropout& branches,
+                    const BlockActivations& a, const BlockScratch& scratch) {
+  const AttentionShape& at = shape.attention;
+  const int64_t Q = shape.out_positions(), D = shape.dim();
+  const Tensor dsum = scratch.dsum.slice(0, Q), ddelta = scratch.ddelta.slice(0, Q);
+  const Tensor dnorm2 = scratch.dnorm.slice(0, Q);
+
+  // delta2 = down(act(up(norm2)))
+  backend.linear_backward_weight(ddelta, a.hidden, w.down_weight.grad, w.down_bias.grad);
+  backend.linear_backward_input(ddelta, w.down_weight.value, shape.activation,
+                                a.pre ? a.pre : a.hidden, scratch.dhidden);
+  backend.linear_backward_weight(scratch.dhidden, a.norm2, w.up_weight.grad, w.up_bias.grad);
+  backend.linear_backward_input(scratch.dhidden, w.up_weight.value, Activation::none, {}, dnorm2);
+  backend.residual_norm_backward(dnorm2, a.sum2, a.mean2, a.rstd2, w.norm2_weight.value, branches,
+                                 true, dsum, ddelta, w.norm2_weight.grad, w.norm2_bias.grad);
+
+  // delta1 = out(attention(qkv(norm1)))
+  backend.linear_backward_weight(ddelta, a.attended, w.out_weight.grad, w.out_bias.grad);
+  backend.linear_backward_input(ddelta, w.out_weight.value, Activation::none, {},
+                                scratch.dattended);
+  backend.attention_backward(at, a.qkv, a.attended, a.stats, scratch.dattended, scratch.dqkv);
+  rotate(backend, shape, scratch.dqkv, true);
+  backend.linear_backward_weight(scratch.dqkv, a.norm1, w.qkv_weight.grad, w.qkv_bias.grad);
+  backend.linear_backward_input(scratch.dqkv, w.qkv_weight.value, Activation::none, {},
+                                scratch.dnorm);
+  if (at.queries != at.length) {  // only the last positions of each sequence went on
+    backend.copy_rows(dsum, at.queries * D, scratch.dsliced, at.queries * D, at.sequences,
+                      at.queries * D);
+    backend.zero(scratch.dsum);
+    backend.copy_rows(scratch.dsliced, at.queries * D, last_rows(shape, scratch.dsum),
+                      at.length * D, at.sequences, at.queries * D);
+  }
+  backend.residual_norm_backward(
+      scratch.dnorm, a.sum1, a.mean1, a.rstd1, w.norm1_weight.value, in_dropout, true, scratch.dsum,
+      in_has_delta ? scratch.ddelta : Tensor{}, w.norm1_weight.grad, w.norm1_bias.grad);
+}
+
+}  // namespace megabyte

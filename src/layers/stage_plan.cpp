@@ -1,0 +1,175 @@
+#include "layers/stage.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace megabyte {
+
+StageWeights bind_stage(const Parameters& parameters, const Config& config, int s) {
+  const StageConfig& stage = config.stages[static_cast<size_t>(s)];
+  const std::string pre = fmt::format("stages.{}.", s);
+  StageWeights w;
+  if (!config.encodes(s + 1)) w.embed = parameters[pre + "embed.weight"];
+  if (stage.positions == Positions::learned) w.positions = parameters[pre + "positions.weight"];
+  w.pad = parameters[pre + "pad"];
+  if (s == 0) {
+    for (size_t j = 0; j < config.patch_encoder.size(); ++j) {
+      const std::string conv = fmt::format("{}patch_encoder.{}.", pre, j);
+      w.patch_encoder.push_back(
+          {parameters[conv + "weight"], parameters[conv + "bias"], config.patch_encoder[j]});
+    }
+  } else {
+    w.from_parent = parameters[pre + "from_parent.weight"];
+    if (stage.encoder_layers > 0) {
+      w.to_parent = parameters[pre + "to_parent.weight"];
+      w.encoder_norm_weight = parameters[pre + "encoder_norm.weight"];
+      w.encoder_norm_bias = parameters[pre + "encoder_norm.bias"];
+    }
+  }
+  for (int64_t i = 0; i < stage.encoder_layers; ++i)
+    w.encoder.push_back(bind_block(parameters, fmt::format("{}encoder.{}.", pre, i)));
+  for (int64_t i = 0; i < stage.layers; ++i)
+    w.blocks.push_back(bind_block(parameters, fmt::format("{}blocks.{}.", pre, i)));
+  w.norm_weight = parameters[pre + "norm.weight"];
+  w.norm_bias = parameters[pre + "norm.bias"];
+  return w;
+}
+
+namespace {
+
+AttentionShape attention_of(const StageConfig& config, const StageShape& shape) {
+  return {.sequences = shape.batch * shape.sequences,
+          .length = shape.length,
+          .queries = shape.length,
+          .heads = config.heads,
+          .head_dim = config.head_dim(),
+          .row_sequences = shape.sequences,
+          .cross = config.cross_patch,
+          .linear = config.attention == AttentionKind::linear};
+}
+
+}  // namespace
+
+StageShape make_stage_shape(const Config& config, int s, const BatchPlan& plan, DType compute,
+                            DType residual) {
+  const StageConfig& stage = config.stages[static_cast<size_t>(s)];
+  const int64_t P0 = config.patch_bytes(0), K = (plan.length + P0 - 1) / P0;
+  StageShape shape;
+  shape.batch = plan.batch;
+  shape.sequences = s == 0 ? 1 : K;
+  for (int parent = 1; parent < s; ++parent)
+    shape.sequences *= config.stages[static_cast<size_t>(parent)].length;
+  shape.length = s == 0 ? K : stage.length;
+  shape.patch = config.patch_bytes(s);
+  shape.dim = stage.dim;
+  shape.parent_slice = s == 0 ? 0 : config.stages[static_cast<size_t>(s - 1)].dim / stage.length;
+  shape.encodes = config.encodes(s);
+  shape.pooled = config.encodes(s + 1);
+  shape.eps = config.norm_eps;
+  shape.compute = compute;
+  shape.residual = residual;
+  shape.encoder_layers = stage.encoder_layers;
+  if (s == 0) shape.convolutions = config.patch_encoder;
+
+  const BlockShape block{.attention = attention_of(stage, shape),
+                         .ffn = stage.ffn,
+                         .activation = config.activation,
+                         .eps = config.norm_eps,
+                         .rotary = stage.positions == Positions::rotary,
+                         .compute = compute,
+                         .residual = residual};
+  shape.encoder_block = block;
+  shape.blocks.assign(static_cast<size_t>(stage.layers), block);
+  if (config.latents > 0 &&
+      config.latents < shape.length) {  // Perceiver AR: the last positions go on
+    for (BlockShape& b : shape.blocks) b.attention.length = b.attention.queries = config.latents;
+    if (!shape.blocks.empty()) shape.blocks.front().attention.length = shape.length;
+  }
+  return shape;
+}
+
+StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape& shape,
+                            const BatchPlan& plan) {
+  const int64_t M = shape.positions(), D = shape.dim, Q = shape.out_positions();
+  const DType compute = shape.compute, residual = shape.residual, master = master_dtype(compute);
+  const bool backward = plan.training, keep = plan.training && !plan.checkpoint;
+  StageActivations a;
+  a.recompute = backward && !keep;
+
+  // A block's activations: its own when all are kept; else one set in scratch serves every block,
+  // and only the blocks' inputs (sum1) are kept for recomputation. `first` is sum1 of a block with
+  // nothing pending.
+  const auto plan_blocks = [&](const std::vector<BlockShape>& shapes, const Tensor& first,
+                               bool first_pending) {
+    std::vector<BlockActivations> blocks;
+    BlockActivations shared;
+    Tensor shared_sum1;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const bool same = i > 0 && shapes[i].attention.length == shapes[i - 1].attention.length;
+      if (keep) {
+        blocks.push_back(plan_block(arena, shapes[i], true));
+      } else {
+        if (!same) {
+          shared = plan_block(scratch_arena, shapes[i], backward);
+          shared_sum1 =
+              backward ? Tensor{} : scratch_arena.make({shapes[i].positions(), D}, residual);
+        }
+        blocks.push_back(shared);
+      }
+      if (i == 0 && !first_pending)
+        blocks[i].sum1 = first;
+      else
+        blocks[i].sum1 = backward ? arena.make({shapes[i].positions(), D}, residual) : shared_sum1;
+    }
+    return blocks;
+  };
+
+  const bool on_bytes = !shape.convolutions.empty();
+  if (shape.encodes || on_bytes) a.embedded = arena.make({M, D}, residual);
+  if (on_bytes) {
+    const int64_t bytes = M * shape.patch, e = shape.embed_dim();
+    int64_t widest = 0;
+    for (const int64_t width : shape.convolutions) {
+      widest = std::max(widest, width);
+      a.convolutions.push_back({.unfolded = arena.make({bytes, e * width}, compute),
+                                .pre = arena.make({bytes, e}, compute),
+                                .activated = arena.make({bytes, e}, compute),
+                                .out = arena.make({bytes, e}, residual)});
+    }
+    if (backward) {
+      a.dconvolved = arena.make({bytes, e}, compute);
+      a.dactivated = arena.make({bytes, e}, compute);
+      a.dunfolded = arena.make({bytes, e * widest}, compute);
+    }
+  }
+  if (shape.encodes) {
+    a.encoder = plan_blocks(
+        std::vector<BlockShape>(static_cast<size_t>(shape.encoder_layers), shape.encoder_block),
+        a.embedded, false);
+    a.encoded = arena.make({M, D}, residual);
+    a.encoded_norm = arena.make({M, D}, compute);
+    a.pooled = arena.make({M, shape.parent_slice}, compute);
+    if (backward) {
+      a.encoded_mean = arena.make({M}, master);
+      a.encoded_rstd = arena.make({M}, master);
+      a.dencoded = arena.make({M, D}, residual);
+      a.dpooled = arena.make({M, shape.parent_slice}, compute);
+    }
+  }
+  a.x = arena.make({M, D}, residual);
+  a.blocks = plan_blocks(shape.blocks, a.x, shape.parent_slice > 0);
+  const bool pending = shape.parent_slice > 0 || !shape.blocks.empty();
+  a.final_sum = pending ? arena.make({Q, D}, residual) : a.x;
+  a.out = arena.make({Q, D}, compute);
+  if (backward) {
+    a.final_mean = arena.make({Q}, master);
+    a.final_rstd = arena.make({Q}, master);
+    a.dout = arena.make({Q, D}, compute);
+  }
+  a.scratch = plan_block_scratch(
+      scratch_arena, shape.blocks.empty() ? shape.encoder_block : shape.blocks.front(), backward);
+  return a;
+}
+
+}  // namespace megabyte
