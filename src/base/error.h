@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -28,12 +27,13 @@ template <class... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
 
-[[noreturn]] void fail_check(std::string_view what, const std::source_location& where);
+[[noreturn]] void fail_check(std::string_view what, const char* file, int line);
 
-// An invariant of the program itself, never of the user's input: a failure is a bug of ours.
-inline void check(bool holds, std::string_view what,
-                  const std::source_location& where = std::source_location::current()) {
-  if (!holds) fail_check(what, where);
+// An invariant of the program itself, never of the user's input: a failure is a bug of ours. (The
+// builtins stand in for std::source_location, which clang 14 lacks.)
+inline void check(bool holds, std::string_view what, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
+  if (!holds) fail_check(what, file, line);
 }
 
 }  // namespace megabyte
