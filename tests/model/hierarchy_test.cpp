@@ -155,7 +155,7 @@ TEST_P(HierarchyTest, EveryByteReachesLaterLogits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Family, HierarchyTest, testing::ValuesIn(test::small_configs()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& c) { return c.param.name; });
 
 TEST(Hierarchy, ALengthOutsideTheContextIsAnError) {
   const Config config = test::small_configs().front().config;
