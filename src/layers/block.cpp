@@ -59,11 +59,11 @@ Tensor last_rows(const BlockShape& shape, const Tensor& all) {
 }
 
 void rotate(Backend& backend, const BlockShape& shape, const Tensor& qkv, bool inverse) {
-  // Positions count along the whole batch row: only differences matter to a product of q and k, and
-  // keys of earlier patches then need no rotation of their own.
+  // Where patches see each other positions count along the whole batch row: only differences matter
+  // to a product of q and k, and keys of earlier patches then need no rotation of their own.
   const AttentionShape& at = shape.attention;
-  if (shape.rotary)
-    backend.rotary(qkv, at.heads, at.head_dim, at.row_sequences * at.length, 0, inverse);
+  const int64_t length = at.cross > 0 ? at.row_sequences * at.length : at.length;
+  if (shape.rotary) backend.rotary(qkv, at.heads, at.head_dim, length, 0, inverse);
 }
 
 }  // namespace

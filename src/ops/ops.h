@@ -110,7 +110,8 @@ struct SampleShape {
   int64_t top_k;       // 0 = off
   double top_p;        // 1 = off
   uint64_t seed;
-  uint64_t position;  // of the byte being drawn; the draw of sample b is philox(seed, b, position)
+  uint64_t position;   // of the byte being drawn
+  uint64_t first = 0;  // sample b draws philox(seed, first + b, position): whatever the batch
 };
 
 // Owned memory of a backend.
