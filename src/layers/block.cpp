@@ -104,7 +104,10 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
                     bool in_has_delta, const Dropout& in_dropout, const Dropout& branches,
                     const BlockActivations& a, const BlockScratch& scratch) {
   const AttentionShape& at = shape.attention;
-  const int64_t Q = shape.out_positions(), D = shape.dim();
+  // Scratch is as large as the stage's largest block.
+  const int64_t M = shape.positions(), Q = shape.out_positions(), D = shape.dim();
+  const Tensor dsum_in = scratch.dsum.slice(0, M), ddelta_in = scratch.ddelta.slice(0, M);
+  const Tensor dnorm1 = scratch.dnorm.slice(0, M), dqkv = scratch.dqkv.slice(0, M);
   const Tensor dsum = scratch.dsum.slice(0, Q), ddelta = scratch.ddelta.slice(0, Q);
   const Tensor dnorm2 = scratch.dnorm.slice(0, Q);
 
@@ -121,21 +124,20 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
   backend.linear_backward_weight(ddelta, a.attended, w.out_weight.grad, w.out_bias.grad);
   backend.linear_backward_input(ddelta, w.out_weight.value, Activation::none, {},
                                 scratch.dattended);
-  backend.attention_backward(at, a.qkv, a.attended, a.stats, scratch.dattended, scratch.dqkv);
-  rotate(backend, shape, scratch.dqkv, true);
-  backend.linear_backward_weight(scratch.dqkv, a.norm1, w.qkv_weight.grad, w.qkv_bias.grad);
-  backend.linear_backward_input(scratch.dqkv, w.qkv_weight.value, Activation::none, {},
-                                scratch.dnorm);
+  backend.attention_backward(at, a.qkv, a.attended, a.stats, scratch.dattended, dqkv);
+  rotate(backend, shape, dqkv, true);
+  backend.linear_backward_weight(dqkv, a.norm1, w.qkv_weight.grad, w.qkv_bias.grad);
+  backend.linear_backward_input(dqkv, w.qkv_weight.value, Activation::none, {}, dnorm1);
   if (at.queries != at.length) {  // only the last positions of each sequence went on
     backend.copy_rows(dsum, at.queries * D, scratch.dsliced, at.queries * D, at.sequences,
                       at.queries * D);
-    backend.zero(scratch.dsum);
-    backend.copy_rows(scratch.dsliced, at.queries * D, last_rows(shape, scratch.dsum),
-                      at.length * D, at.sequences, at.queries * D);
+    backend.zero(dsum_in);
+    backend.copy_rows(scratch.dsliced, at.queries * D, last_rows(shape, dsum_in), at.length * D,
+                      at.sequences, at.queries * D);
   }
-  backend.residual_norm_backward(
-      scratch.dnorm, a.sum1, a.mean1, a.rstd1, w.norm1_weight.value, in_dropout, true, scratch.dsum,
-      in_has_delta ? scratch.ddelta : Tensor{}, w.norm1_weight.grad, w.norm1_bias.grad);
+  backend.residual_norm_backward(dnorm1, a.sum1, a.mean1, a.rstd1, w.norm1_weight.value, in_dropout,
+                                 true, dsum_in, in_has_delta ? ddelta_in : Tensor{},
+                                 w.norm1_weight.grad, w.norm1_bias.grad);
 }
 
 }  // namespace megabyte
