@@ -1,0 +1,57 @@
+# Every target does the set-up it needs by itself, in a fresh clone on a bare Debian 12, as root or
+# with sudo. The builds themselves are CMake's (CMakePresets.json); this file only strings them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
+BENCH_PRESETS ?= tiny small
+
+.PHONY: help deps build quickstart test test-sanitize bench format tidy install clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 24
+
+deps: ## Install the Debian packages that building, testing and the quickstart need
+	@scripts/deps.sh build test quickstart
+
+build: ## Build the program (Release) into build/
+	@scripts/deps.sh build
+	@scripts/build.sh release megabyte_cli
+
+quickstart: ## Build, train two minutes on real text, score held-out text, write a sample
+	@scripts/deps.sh build quickstart
+	@scripts/build.sh release megabyte_cli
+	@scripts/quickstart.sh
+
+test: ## Build and run all tests
+	@scripts/deps.sh build test
+	@scripts/build.sh release
+	@ctest --preset release -j $(JOBS)
+
+test-sanitize: ## Run the tests under ASan and UBSan, the threads of data and training under TSan
+	@scripts/deps.sh build test
+	@scripts/build.sh asan
+	@scripts/build.sh tsan
+	@ctest --preset tsan -j $(JOBS)
+	@ctest --preset asan -j $(JOBS)
+
+bench: ## Measure training and generation beside this machine's ceilings
+	@scripts/deps.sh build
+	@scripts/build.sh release megabyte_cli
+	@for preset in $(BENCH_PRESETS); do build/megabyte bench --preset $$preset; done
+
+format: ## Format all C++ sources (clang-format)
+	@scripts/deps.sh format
+	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+
+tidy: build ## Run clang-tidy over src/
+	@scripts/deps.sh tidy
+	@git ls-files 'src/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p build --quiet
+
+install: build ## Install program, library and CMake package under PREFIX (/usr/local)
+	@cmake --install build --prefix $(PREFIX)
+
+clean: ## Remove all builds
+	@rm -rf build build-asan build-tsan
