@@ -48,10 +48,12 @@ std::vector<float> initial_values(const ParameterSpec& spec, uint64_t seed, uint
       std::fill(values.begin(), values.end(), 1.0f);
       break;
     case ParameterKind::bias:
-    case ParameterKind::pad:
       break;
     default: {
-      // Outputs onto the residual stream are smaller by the number of branches that add to it.
+      // Pads too are drawn, not zero: a zero vector keeps zero through every block while biases are
+      // zero, and each norm then multiplies its gradient by 1 / sqrt(eps) = 316, which explodes
+      // with depth. Outputs onto the residual stream are smaller by the number of branches that add
+      // to it.
       const double scale =
           spec.residual_output ? 1 / std::sqrt(2.0 * static_cast<double>(spec.stage_layers)) : 1.0;
       Random random(seed, stream);
