@@ -1,49 +1,46 @@
-// Reading and writing elements whatever their type: the reference backend computes every sum in
-// double.
+// How the reference backend reaches the numbers of a tensor.
 #pragma once
 
+#include <string_view>
+
+#include "base/error.h"
 #include "base/tensor.h"
 
 namespace megabyte::reference {
 
-inline double load(const Tensor& x, int64_t i) {
-  switch (x.dtype) {
-    case DType::f64:
-      return static_cast<const double*>(x.data)[i];
-    case DType::f32:
-      return static_cast<double>(static_cast<const float*>(x.data)[i]);
-    case DType::bf16:
-      return static_cast<double>(static_cast<float>(static_cast<const bf16*>(x.data)[i]));
-    case DType::u16:
-      return static_cast<const uint16_t*>(x.data)[i];
-    case DType::u8:
-      return static_cast<const uint8_t*>(x.data)[i];
-  }
-  return 0;
+// Calls f with a zero of the element type: float or double, all that this backend computes in.
+// Sums are taken in double either way.
+template <class F>
+void with_type(DType dtype, F&& f) {
+  check(dtype == DType::f32 || dtype == DType::f64, "the reference backend computes in f32 or f64");
+  if (dtype == DType::f64)
+    f(double{});
+  else
+    f(float{});
 }
 
-inline void store(const Tensor& x, int64_t i, double value) {
-  switch (x.dtype) {
-    case DType::f64:
-      static_cast<double*>(x.data)[i] = value;
-      break;
-    case DType::f32:
-      static_cast<float*>(x.data)[i] = static_cast<float>(value);
-      break;
-    case DType::bf16:
-      static_cast<bf16*>(x.data)[i] = bf16(static_cast<float>(value));
-      break;
-    case DType::u16:
-      static_cast<uint16_t*>(x.data)[i] = static_cast<uint16_t>(value);
-      break;
-    case DType::u8:
-      static_cast<uint8_t*>(x.data)[i] = static_cast<uint8_t>(value);
-      break;
-  }
+// The elements of a tensor that must be of type T and have `size` of them.
+template <class T>
+T* elements(const Tensor& t, int64_t size, std::string_view what) {
+  check(t && t.size() == size && t.dtype == dtype_of<T>, what);
+  return static_cast<T*>(t.data);
 }
 
-inline void add_to(const Tensor& x, int64_t i, double value) { store(x, i, load(x, i) + value); }
+// The same of one that may be larger.
+template <class T>
+T* elements_at_least(const Tensor& t, int64_t size, std::string_view what) {
+  check(t && t.size() >= size && t.dtype == dtype_of<T>, what);
+  return static_cast<T*>(t.data);
+}
 
-inline int64_t token(const Tensor& tokens, int64_t i) { return tokens.as<uint16_t>()[i]; }
+// The same of one that may not be there.
+template <class T>
+T* optional_elements(const Tensor& t, int64_t size, std::string_view what) {
+  return t ? elements<T>(t, size, what) : nullptr;
+}
+
+// One element of any floating-point type.
+double load(const Tensor& t, int64_t i);
+void store(const Tensor& t, int64_t i, double x);
 
 }  // namespace megabyte::reference

@@ -1,105 +1,155 @@
-// Embedding, placing and shifting (eq. 1 and 2 of the paper), and the windows of the patch encoder.
+// Embedding, placing and unfolding of positions.
+#include <algorithm>
+
+#include "backends/reference/backend.h"
 #include "backends/reference/elements.h"
-#include "backends/reference/reference.h"
 
-namespace megabyte {
+namespace megabyte::reference {
 
-using namespace reference;
+void ReferenceBackend::embed_forward(const EmbedShape& shape, const Tensor& tokens,
+                                     const Tensor& table, const Tensor& positions,
+                                     const Tensor& pad, const Tensor& out) {
+  with_type(out.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t n = shape.length, P = shape.patch, e = shape.dim, D = P * e;
+    check(table.size() % e == 0, "embed: a table of rows (V, dim)");
+    const int64_t vocab = table.size() / e;
+    const auto* x = elements<uint16_t>(tokens, shape.sequences * n * P, "embed: tokens");
+    const T* E = elements<T>(table, vocab * e, "embed: table");
+    const T* at = positions ? elements_at_least<T>(positions, n * D, "embed: positions") : nullptr;
+    const T* first = shape.shift ? elements<T>(pad, D, "embed: pad") : nullptr;
+    T* y = elements<T>(out, shape.sequences * n * D, "embed: out");
+    for (int64_t s = 0; s < shape.sequences; ++s)
+      for (int64_t i = 0; i < n; ++i, y += D) {
+        const int64_t from = shape.shift ? i - 1 : i;  // the position whose bytes come to i
+        if (from < 0) {
+          std::copy_n(first, D, y);
+          continue;
+        }
+        for (int64_t p = 0; p < P; ++p) {
+          const int64_t token = x[(s * n + from) * P + p];
+          check(token < vocab, "embed: a token is below the vocabulary's size");
+          for (int64_t c = 0; c < e; ++c) {
+            const T where = at != nullptr ? at[(from * P + p) * e + c] : T{0};
+            y[p * e + c] = E[token * e + c] + where;
+          }
+        }
+      }
+  });
+}
 
-void ReferenceBackend::embed_forward(const EmbedShape& s, const Tensor& tokens, const Tensor& table,
+void ReferenceBackend::embed_backward(const EmbedShape& shape, const Tensor& tokens,
+                                      const Tensor& dout, const Tensor& dtable,
+                                      const Tensor& dpositions, const Tensor& dpad) {
+  with_type(dout.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t n = shape.length, P = shape.patch, e = shape.dim, D = P * e;
+    check(dtable.size() % e == 0, "embed: a table of rows (V, dim)");
+    const int64_t vocab = dtable.size() / e;
+    const auto* x = elements<uint16_t>(tokens, shape.sequences * n * P, "embed: tokens");
+    const T* dy = elements<T>(dout, shape.sequences * n * D, "embed: dout");
+    T* dE = elements<T>(dtable, vocab * e, "embed: dtable");
+    T* dat = dpositions ? elements_at_least<T>(dpositions, n * D, "embed: dpositions") : nullptr;
+    T* dfirst = shape.shift ? elements<T>(dpad, D, "embed: dpad") : nullptr;
+    for (int64_t s = 0; s < shape.sequences; ++s)
+      for (int64_t i = 0; i < n; ++i, dy += D) {
+        const int64_t from = shape.shift ? i - 1 : i;
+        if (from < 0) {
+          for (int64_t c = 0; c < D; ++c) dfirst[c] += dy[c];
+          continue;
+        }
+        for (int64_t p = 0; p < P; ++p) {
+          const int64_t token = x[(s * n + from) * P + p];
+          check(token < vocab, "embed: a token is below the vocabulary's size");
+          for (int64_t c = 0; c < e; ++c) {
+            dE[token * e + c] += dy[p * e + c];
+            if (dat != nullptr) dat[(from * P + p) * e + c] += dy[p * e + c];
+          }
+        }
+      }
+  });
+}
+
+void ReferenceBackend::place_forward(const PlaceShape& shape, const Tensor& in,
                                      const Tensor& positions, const Tensor& pad,
                                      const Tensor& out) {
-  const int64_t D = s.patch * s.dim;
-  check(
-      tokens.size() == s.sequences * s.length * s.patch && out.size() == s.sequences * s.length * D,
-      "embed_forward: sizes");
-  for (int64_t q = 0; q < s.sequences; ++q)
-    for (int64_t i = 0; i < s.length; ++i)
-      for (int64_t c = 0; c < D; ++c) {
-        const int64_t at = (q * s.length + i) * D + c, from = i - (s.shift ? 1 : 0);
-        if (from < 0) {
-          store(out, at, load(pad, c));
-          continue;
+  with_type(out.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t n = shape.length, D = shape.dim;
+    const T* x = elements<T>(in, shape.sequences * n * D, "place: in");
+    const T* at = positions ? elements_at_least<T>(positions, n * D, "place: positions") : nullptr;
+    const T* first = shape.shift ? elements<T>(pad, D, "place: pad") : nullptr;
+    T* y = elements<T>(out, shape.sequences * n * D, "place: out");
+    for (int64_t s = 0; s < shape.sequences; ++s)
+      for (int64_t i = 0; i < n; ++i, y += D) {
+        const int64_t from = shape.shift ? i - 1 : i;
+        for (int64_t c = 0; c < D; ++c) {
+          if (from < 0)
+            y[c] = first[c];
+          else
+            y[c] = x[(s * n + from) * D + c] + (at != nullptr ? at[from * D + c] : T{0});
         }
-        const int64_t byte = c / s.dim, e = c % s.dim;
-        const int64_t id = token(tokens, (q * s.length + from) * s.patch + byte);
-        store(out, at,
-              load(table, id * s.dim + e) + (positions ? load(positions, from * D + c) : 0));
       }
+  });
 }
 
-void ReferenceBackend::embed_backward(const EmbedShape& s, const Tensor& tokens, const Tensor& dout,
-                                      const Tensor& dtable, const Tensor& dpositions,
+void ReferenceBackend::place_backward(const PlaceShape& shape, const Tensor& dout,
+                                      const Tensor& din, const Tensor& dpositions,
                                       const Tensor& dpad) {
-  const int64_t D = s.patch * s.dim;
-  for (int64_t q = 0; q < s.sequences; ++q)
-    for (int64_t i = 0; i < s.length; ++i)
-      for (int64_t c = 0; c < D; ++c) {
-        const double d = load(dout, (q * s.length + i) * D + c);
-        const int64_t from = i - (s.shift ? 1 : 0);
-        if (from < 0) {
-          add_to(dpad, c, d);
-          continue;
+  with_type(dout.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t n = shape.length, D = shape.dim;
+    const T* dy = elements<T>(dout, shape.sequences * n * D, "place: dout");
+    T* dx = elements<T>(din, shape.sequences * n * D, "place: din");
+    T* dat = dpositions ? elements_at_least<T>(dpositions, n * D, "place: dpositions") : nullptr;
+    T* dfirst = shape.shift ? elements<T>(dpad, D, "place: dpad") : nullptr;
+    for (int64_t s = 0; s < shape.sequences; ++s) {
+      for (int64_t i = 0; i < n; ++i) {  // position i of the input
+        const int64_t to = shape.shift ? i + 1 : i;
+        for (int64_t c = 0; c < D; ++c) {
+          const T g = to < n ? dy[(s * n + to) * D + c] : T{0};
+          dx[(s * n + i) * D + c] = g;
+          if (dat != nullptr) dat[i * D + c] += g;
         }
-        const int64_t id = token(tokens, (q * s.length + from) * s.patch + c / s.dim);
-        add_to(dtable, id * s.dim + c % s.dim, d);
-        if (dpositions) add_to(dpositions, from * D + c, d);
       }
-}
-
-void ReferenceBackend::place_forward(const PlaceShape& s, const Tensor& in, const Tensor& positions,
-                                     const Tensor& pad, const Tensor& out) {
-  check(in.size() == s.sequences * s.length * s.dim && out.size() == in.size(),
-        "place_forward: sizes");
-  for (int64_t q = 0; q < s.sequences; ++q)
-    for (int64_t i = 0; i < s.length; ++i)
-      for (int64_t c = 0; c < s.dim; ++c) {
-        const int64_t from = i - (s.shift ? 1 : 0);
-        const double x = from < 0 ? load(pad, c)
-                                  : load(in, (q * s.length + from) * s.dim + c) +
-                                        (positions ? load(positions, from * s.dim + c) : 0);
-        store(out, (q * s.length + i) * s.dim + c, x);
-      }
-}
-
-void ReferenceBackend::place_backward(const PlaceShape& s, const Tensor& dout, const Tensor& din,
-                                      const Tensor& dpositions, const Tensor& dpad) {
-  for (int64_t q = 0; q < s.sequences; ++q)
-    for (int64_t i = 0; i < s.length; ++i)
-      for (int64_t c = 0; c < s.dim; ++c) {
-        const int64_t to = i + (s.shift ? 1 : 0);  // where the vector of position i went
-        const double d = to < s.length ? load(dout, (q * s.length + to) * s.dim + c) : 0;
-        store(din, (q * s.length + i) * s.dim + c, d);
-        if (dpositions) add_to(dpositions, i * s.dim + c, d);
-        if (s.shift && i == 0) add_to(dpad, c, load(dout, q * s.length * s.dim + c));
-      }
+      if (shape.shift)
+        for (int64_t c = 0; c < D; ++c) dfirst[c] += dy[s * n * D + c];
+    }
+  });
 }
 
 void ReferenceBackend::unfold(const Tensor& in, int64_t length, int64_t width, const Tensor& out) {
-  const int64_t rows = in.shape[0], C = in.shape[1];
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < C; ++c)
-      for (int64_t k = 0; k < width; ++k) {
-        const int64_t back = width - 1 - k;
-        store(out, (r * C + c) * width + k, r % length >= back ? load(in, (r - back) * C + c) : 0);
-      }
+  check(in.shape.rank() == 2 && in.shape[0] % length == 0, "unfold: in (rows * length, channels)");
+  with_type(in.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t M = in.shape[0], C = in.shape[1];
+    const T* x = elements<T>(in, M * C, "unfold: in");
+    T* y = elements<T>(out, M * C * width, "unfold: out");
+    for (int64_t r = 0; r < M; ++r)
+      for (int64_t c = 0; c < C; ++c)
+        for (int64_t k = 0; k < width; ++k) {
+          const int64_t t = r % length - (width - 1) + k;  // within the row
+          y[(r * C + c) * width + k] = t < 0 ? T{0} : x[(r / length * length + t) * C + c];
+        }
+  });
 }
 
 void ReferenceBackend::unfold_backward(const Tensor& dout, int64_t length, int64_t width,
                                        const Tensor& din) {
-  const int64_t rows = din.shape[0], C = din.shape[1];
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < C; ++c)
-      for (int64_t k = 0; k < width; ++k) {
-        const int64_t back = width - 1 - k;
-        if (r % length >= back)
-          add_to(din, (r - back) * C + c, load(dout, (r * C + c) * width + k));
-      }
+  check(din.shape.rank() == 2 && din.shape[0] % length == 0,
+        "unfold: din (rows * length, channels)");
+  with_type(din.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t M = din.shape[0], C = din.shape[1];
+    T* dx = elements<T>(din, M * C, "unfold: din");
+    const T* dy = elements<T>(dout, M * C * width, "unfold: dout");
+    for (int64_t r = 0; r < M; ++r)
+      for (int64_t c = 0; c < C; ++c)
+        for (int64_t k = 0; k < width; ++k) {
+          const int64_t t = r % length - (width - 1) + k;
+          if (t >= 0) dx[(r / length * length + t) * C + c] += dy[(r * C + c) * width + k];
+        }
+  });
 }
 
-void ReferenceBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
-  check(a.size() == b.size() && a.size() == out.size(), "add: sizes");
-  for (int64_t i = 0; i < a.size(); ++i) store(out, i, load(a, i) + load(b, i));
-}
-
-}  // namespace megabyte
+}  // namespace megabyte::reference

@@ -1,70 +1,82 @@
+// Cross entropy and the optimizer.
 #include <algorithm>
 #include <cmath>
 
+#include "backends/reference/backend.h"
 #include "backends/reference/elements.h"
-#include "backends/reference/reference.h"
-#include "ops/sampling.h"
 
-namespace megabyte {
+namespace megabyte::reference {
 
-using namespace reference;
-
-void ReferenceBackend::cross_entropy(const LossShape& s, const Tensor& logits,
+void ReferenceBackend::cross_entropy(const LossShape& shape, const Tensor& logits,
                                      const Tensor& targets, const Tensor& losses,
                                      const Tensor& dlogits, const Tensor& total) {
-  check(logits.size() == s.rows * s.length * s.vocab && targets.size() == s.rows * s.length,
-        "cross_entropy: sizes");
-  double all = 0;
-  for (int64_t p = 0; p < s.rows * s.length; ++p) {
-    const bool counts = p % s.length < s.valid;
-    const int64_t target = token(targets, p);
-    double largest = load(logits, p * s.vocab), sum = 0;
-    for (int64_t v = 1; v < s.vocab; ++v)
-      largest = std::max(largest, load(logits, p * s.vocab + v));
-    for (int64_t v = 0; v < s.vocab; ++v) sum += std::exp(load(logits, p * s.vocab + v) - largest);
-    const double log_sum = largest + std::log(sum);
-    const double loss = counts ? log_sum - load(logits, p * s.vocab + target) : 0;
-    if (losses) store(losses, p, loss);
-    if (dlogits)
-      for (int64_t v = 0; v < s.vocab; ++v) {
-        const double probability = std::exp(load(logits, p * s.vocab + v) - log_sum);
-        store(dlogits, p * s.vocab + v,
-              counts ? s.scale * (probability - (v == target ? 1 : 0)) : 0);
+  check(shape.valid >= 0 && shape.valid <= shape.length, "cross entropy: valid positions of a row");
+  with_type(logits.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t M = shape.rows * shape.length, V = shape.vocab;
+    const T* x = elements<T>(logits, M * V, "cross entropy: logits");
+    const auto* targeted = elements<uint16_t>(targets, M, "cross entropy: targets");
+    T* each = optional_elements<T>(losses, M, "cross entropy: losses");
+    T* d = optional_elements<T>(dlogits, M * V, "cross entropy: dlogits");
+    double& sum_of_losses = *elements<double>(total, 1, "cross entropy: total");
+    for (int64_t r = 0; r < M; ++r) {
+      const T* row = x + r * V;
+      if (r % shape.length >= shape.valid) {
+        if (each != nullptr) each[r] = 0;
+        if (d != nullptr) std::fill_n(d + r * V, V, T{0});
+        continue;
       }
-    all += loss;
-  }
-  add_to(total, 0, all);
+      const int64_t target = targeted[r];
+      check(target < V, "cross entropy: a target is below the vocabulary's size");
+      const double top = *std::max_element(row, row + V);
+      double sum = 0;
+      for (int64_t i = 0; i < V; ++i) sum += std::exp(row[i] - top);
+      const double log_sum = top + std::log(sum), loss = log_sum - row[target];
+      sum_of_losses += loss;
+      if (each != nullptr) each[r] = static_cast<T>(loss);
+      if (d == nullptr) continue;
+      for (int64_t i = 0; i < V; ++i) {
+        const double probability = std::exp(row[i] - log_sum);
+        d[r * V + i] = static_cast<T>(shape.scale * (probability - (i == target ? 1 : 0)));
+      }
+    }
+  });
 }
 
 void ReferenceBackend::sum_of_squares(const Tensor& x, const Tensor& total) {
-  double sum = 0;
+  double& sum = *elements<double>(total, 1, "sum of squares: total");
   for (int64_t i = 0; i < x.size(); ++i) sum += load(x, i) * load(x, i);
-  add_to(total, 0, sum);
 }
 
+// Loshchilov and Hutter 2019, algorithm 2.
 void ReferenceBackend::adamw(const AdamwStep& step, const Tensor& value, const Tensor& copy,
                              const Tensor& grad, const Tensor& m, const Tensor& v,
                              const Tensor& norm_sq) {
-  const double norm = std::sqrt(load(norm_sq, 0));
-  if (!std::isfinite(norm)) return;
-  const double scale = step.clip > 0 && norm > step.clip ? step.clip / norm : 1;
-  const double correct1 = 1 - std::pow(step.beta1, step.step),
-               correct2 = 1 - std::pow(step.beta2, step.step);
-  for (int64_t i = 0; i < value.size(); ++i) {
-    const double g = scale * load(grad, i), x = load(value, i);
-    store(m, i, step.beta1 * load(m, i) + (1 - step.beta1) * g);
-    store(v, i, step.beta2 * load(v, i) + (1 - step.beta2) * g * g);
-    const double update = load(m, i) / correct1 / (std::sqrt(load(v, i) / correct2) + step.eps);
-    store(value, i, x - step.lr * (update + step.decay * x));
-    if (copy) store(copy, i, load(value, i));
-  }
+  check(step.step >= 1, "adamw: steps count from 1");
+  with_type(value.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t n = value.size();
+    T* x = elements<T>(value, n, "adamw: value");
+    const T* gradients = elements<T>(grad, n, "adamw: grad");
+    T* first = elements<T>(m, n, "adamw: m");
+    T* second = elements<T>(v, n, "adamw: v");
+    check(!copy || copy.size() == n, "adamw: copy");
+    const double squares = *elements<double>(norm_sq, 1, "adamw: norm_sq");
+    if (!std::isfinite(squares)) return;
+    const double clip = step.clip > 0 ? std::min(1.0, step.clip / std::sqrt(squares)) : 1;
+    const double correct1 = 1 - std::pow(step.beta1, static_cast<double>(step.step));
+    const double correct2 = 1 - std::pow(step.beta2, static_cast<double>(step.step));
+    for (int64_t i = 0; i < n; ++i) {
+      const double g = clip * gradients[i];
+      const double mean = step.beta1 * first[i] + (1 - step.beta1) * g;
+      const double square = step.beta2 * second[i] + (1 - step.beta2) * g * g;
+      const double move = mean / correct1 / (std::sqrt(square / correct2) + step.eps);
+      first[i] = static_cast<T>(mean);
+      second[i] = static_cast<T>(square);
+      x[i] = static_cast<T>(x[i] - step.lr * (move + step.decay * x[i]));
+      if (copy) store(copy, i, x[i]);
+    }
+  });
 }
 
-void ReferenceBackend::sample(const SampleShape& shape, const Tensor& logits,
-                              const Tensor& tokens) {
-  check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch,
-        "sample: sizes");
-  sample_on_host(shape, logits, tokens.as<uint16_t>());
-}
-
-}  // namespace megabyte
+}  // namespace megabyte::reference

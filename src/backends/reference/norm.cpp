@@ -1,48 +1,45 @@
+// Residual addition with dropout, and layer norm, in one operation.
 #include <cmath>
 
+#include "backends/reference/backend.h"
 #include "backends/reference/elements.h"
-#include "backends/reference/reference.h"
-#include "base/random.h"
+#include "ops/dropout.h"
 
-namespace megabyte {
-
-using namespace reference;
-
-namespace {
-
-// 0 for a dropped element, else the factor that keeps the expectation.
-double keep(const Dropout& dropout, int64_t i) {
-  if (dropout.rate <= 0) return 1;
-  const auto words = philox(dropout.seed, dropout.stream, static_cast<uint64_t>(i / 4));
-  if (uniform(words[static_cast<size_t>(i % 4)]) < dropout.rate) return 0;
-  return 1 / (1 - static_cast<double>(dropout.rate));
-}
-
-}  // namespace
+namespace megabyte::reference {
 
 void ReferenceBackend::residual_norm_forward(const Tensor& x, const Tensor& delta,
                                              const Dropout& dropout, const Tensor& weight,
                                              const Tensor& bias, double eps, const Tensor& sum,
                                              const Tensor& y, const Tensor& mean,
                                              const Tensor& rstd) {
-  const int64_t D = weight.size(), M = x.size() / D;
-  check(y.size() == M * D && (!delta || (delta.size() == M * D && sum.size() == M * D)),
-        "residual_norm_forward: sizes");
-  const Tensor& h = delta ? sum : x;
-  for (int64_t m = 0; m < M; ++m) {
-    if (delta)
-      for (int64_t i = m * D; i < (m + 1) * D; ++i)
-        store(sum, i, load(x, i) + keep(dropout, i) * load(delta, i));
-    double mu = 0, variance = 0;
-    for (int64_t c = 0; c < D; ++c) mu += load(h, m * D + c);
-    mu /= static_cast<double>(D);
-    for (int64_t c = 0; c < D; ++c) variance += std::pow(load(h, m * D + c) - mu, 2);
-    const double r = 1 / std::sqrt(variance / static_cast<double>(D) + eps);
-    for (int64_t c = 0; c < D; ++c)
-      store(y, m * D + c, (load(h, m * D + c) - mu) * r * load(weight, c) + load(bias, c));
-    if (mean) store(mean, m, mu);
-    if (rstd) store(rstd, m, r);
-  }
+  check(x.shape.rank() == 2, "norm: x (M, D)");
+  with_type(x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t M = x.shape[0], D = x.shape[1];
+    const T* w = elements<T>(weight, D, "norm: weight");
+    const T* b = elements<T>(bias, D, "norm: bias");
+    T* Y = elements<T>(y, M * D, "norm: y");
+    T* means = optional_elements<T>(mean, M, "norm: mean");
+    T* rstds = optional_elements<T>(rstd, M, "norm: rstd");
+    const T* X = elements<T>(x, M * D, "norm: x");
+    if (delta) {
+      const T* branch = elements<T>(delta, M * D, "norm: delta");
+      T* S = elements<T>(sum, M * D, "norm: sum");
+      for (int64_t i = 0; i < M * D; ++i)
+        S[i] = static_cast<T>(X[i] + branch[i] * dropout_factor(dropout, i));
+      X = S;
+    }
+    for (int64_t r = 0; r < M; ++r, X += D, Y += D) {
+      double mu = 0, variance = 0;
+      for (int64_t c = 0; c < D; ++c) mu += X[c];
+      mu /= static_cast<double>(D);
+      for (int64_t c = 0; c < D; ++c) variance += (X[c] - mu) * (X[c] - mu);
+      const double scale = 1 / std::sqrt(variance / static_cast<double>(D) + eps);
+      for (int64_t c = 0; c < D; ++c) Y[c] = static_cast<T>((X[c] - mu) * scale * w[c] + b[c]);
+      if (means != nullptr) means[r] = static_cast<T>(mu);
+      if (rstds != nullptr) rstds[r] = static_cast<T>(scale);
+    }
+  });
 }
 
 void ReferenceBackend::residual_norm_backward(const Tensor& dy, const Tensor& sum,
@@ -51,27 +48,48 @@ void ReferenceBackend::residual_norm_backward(const Tensor& dy, const Tensor& su
                                               bool accumulate, const Tensor& dsum,
                                               const Tensor& ddelta, const Tensor& dweight,
                                               const Tensor& dbias) {
-  const int64_t D = weight.size(), M = dy.size() / D;
-  check(sum.size() == M * D && dsum.size() == M * D, "residual_norm_backward: sizes");
-  for (int64_t m = 0; m < M; ++m) {
-    const double mu = load(mean, m), r = load(rstd, m);
-    double dot = 0, dot_hat = 0;  // of the scaled gradient with 1 and with the normalised vector
-    for (int64_t c = 0; c < D; ++c) {
-      const int64_t i = m * D + c;
-      const double hat = (load(sum, i) - mu) * r, d = load(dy, i);
-      add_to(dweight, c, d * hat);
-      add_to(dbias, c, d);
-      dot += d * load(weight, c);
-      dot_hat += d * load(weight, c) * hat;
+  check(sum.shape.rank() == 2, "norm: sum (M, D)");
+  with_type(sum.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t M = sum.shape[0], D = sum.shape[1];
+    const T* dY = elements<T>(dy, M * D, "norm: dy");
+    const T* X = elements<T>(sum, M * D, "norm: sum");
+    const T* means = elements<T>(mean, M, "norm: mean");
+    const T* rstds = elements<T>(rstd, M, "norm: rstd");
+    const T* w = elements<T>(weight, D, "norm: weight");
+    T* dX = elements<T>(dsum, M * D, "norm: dsum");
+    T* branch = optional_elements<T>(ddelta, M * D, "norm: ddelta");
+    T* dw = elements<T>(dweight, D, "norm: dweight");
+    T* db = elements<T>(dbias, D, "norm: dbias");
+    for (int64_t r = 0; r < M; ++r) {
+      const auto normed = [&](int64_t c) {
+        return (static_cast<double>(X[r * D + c]) - means[r]) * rstds[r];
+      };
+      const auto dnormed = [&](int64_t c) { return static_cast<double>(dY[r * D + c]) * w[c]; };
+      double mean_d = 0, mean_dn = 0;  // of dnormed, and of dnormed * normed
+      for (int64_t c = 0; c < D; ++c) {
+        mean_d += dnormed(c) / static_cast<double>(D);
+        mean_dn += dnormed(c) * normed(c) / static_cast<double>(D);
+      }
+      for (int64_t c = 0; c < D; ++c) {
+        const int64_t i = r * D + c;
+        const double g = rstds[r] * (dnormed(c) - mean_d - normed(c) * mean_dn);
+        const double total = accumulate ? dX[i] + g : g;
+        dX[i] = static_cast<T>(total);
+        if (branch != nullptr) branch[i] = static_cast<T>(total * dropout_factor(dropout, i));
+      }
     }
     for (int64_t c = 0; c < D; ++c) {
-      const int64_t i = m * D + c;
-      const double hat = (load(sum, i) - mu) * r, n = static_cast<double>(D);
-      const double d = r * (load(dy, i) * load(weight, c) - dot / n - hat * dot_hat / n);
-      store(dsum, i, (accumulate ? load(dsum, i) : 0) + d);
-      if (ddelta) store(ddelta, i, keep(dropout, i) * load(dsum, i));
+      double sum_w = dw[c], sum_b = db[c];
+      for (int64_t r = 0; r < M; ++r) {
+        const double g = dY[r * D + c];
+        sum_w += g * (static_cast<double>(X[r * D + c]) - means[r]) * rstds[r];
+        sum_b += g;
+      }
+      dw[c] = static_cast<T>(sum_w);
+      db[c] = static_cast<T>(sum_b);
     }
-  }
+  });
 }
 
-}  // namespace megabyte
+}  // namespace megabyte::reference

@@ -1,0 +1,36 @@
+#include "ops/host_memory.h"
+
+#include <cstring>
+#include <new>
+
+#include "base/arena.h"
+#include "base/error.h"
+
+namespace megabyte {
+
+Buffer allocate_on_host(size_t bytes) {
+  constexpr std::align_val_t alignment{Arena::kAlignment};
+  void* data = ::operator new(bytes, alignment, std::nothrow);
+  if (data == nullptr)
+    fail("not enough memory: {:.1f} MiB could not be had; use a smaller batch, context or model",
+         static_cast<double>(bytes) / 1048576.0);
+  return {static_cast<std::byte*>(data), bytes,
+          [](std::byte* p) { ::operator delete(p, alignment); }};
+}
+
+void copy_rows_on_host(const Tensor& src, int64_t src_stride, const Tensor& dst, int64_t dst_stride,
+                       int64_t rows, int64_t cols) {
+  check(src.dtype == dst.dtype, "copy_rows: one element type");
+  check(rows >= 0 && cols >= 0, "copy_rows: a number of rows and columns");
+  check(rows == 0 || ((rows - 1) * src_stride + cols <= src.size() &&
+                      (rows - 1) * dst_stride + cols <= dst.size()),
+        "copy_rows: the rows lie inside both tensors");
+  const size_t size = size_of(src.dtype);
+  for (int64_t r = 0; r < rows; ++r)
+    std::memcpy(
+        static_cast<std::byte*>(dst.data) + static_cast<size_t>(r * dst_stride) * size,
+        static_cast<const std::byte*>(src.data) + static_cast<size_t>(r * src_stride) * size,
+        static_cast<size_t>(cols) * size);
+}
+
+}  // namespace megabyte
