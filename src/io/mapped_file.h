@@ -1,0 +1,25 @@
+// A file mapped into memory, read-only.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace megabyte {
+
+// Error when the file is missing, unreadable or not a regular file. The bytes of a file that
+// someone shortens afterwards must not be touched: the system ends the program (SIGBUS).
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& file);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept : bytes_(other.bytes_) { other.bytes_ = {}; }
+  MappedFile& operator=(MappedFile&&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace megabyte

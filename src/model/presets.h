@@ -1,0 +1,28 @@
+// Models with names: their shapes, and how they are trained unless told otherwise.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+
+namespace megabyte {
+
+struct Preset {
+  std::string name;
+  std::string description;  // one line: what it is, and what in it is our choice
+  Config config;
+  int64_t batch;  // rows (windows) of one step
+  double learning_rate;
+  int64_t warmup_steps;
+  double init_stddev = 0.02;
+  double dropout = 0;
+};
+
+const std::vector<Preset>& presets();
+std::vector<std::string> preset_names();
+// Error that proposes the nearest name and lists all.
+const Preset& find_preset(const std::string& name);
+
+}  // namespace megabyte
