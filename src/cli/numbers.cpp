@@ -1,0 +1,35 @@
+#include "cli/numbers.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <string_view>
+
+namespace megabyte::cli {
+namespace {
+
+std::string with_prefix(double value, double step, const std::string_view (&prefixes)[6],
+                        std::string_view unit) {
+  size_t i = 0;
+  // 999.6 would be printed as 1000: it belongs to the next prefix.
+  while (std::abs(value) >= step * 0.9995 && i + 1 < std::size(prefixes)) {
+    value /= step;
+    ++i;
+  }
+  const bool whole = i == 0 && value == std::floor(value);
+  const int digits = whole || std::abs(value) >= 99.95 ? 0 : std::abs(value) >= 9.995 ? 1 : 2;
+  return fmt::format("{:.{}f}{}{}{}", value, digits, prefixes[i].empty() && unit.empty() ? "" : " ",
+                     prefixes[i], unit);
+}
+
+}  // namespace
+
+std::string scaled(double value) {
+  return with_prefix(value, 1000, {"", "k", "M", "G", "T", "P"}, "");
+}
+
+std::string memory_size(double bytes) {
+  return with_prefix(bytes, 1024, {"", "Ki", "Mi", "Gi", "Ti", "Pi"}, "B");
+}
+
+}  // namespace megabyte::cli
