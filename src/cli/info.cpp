@@ -46,7 +46,7 @@ Config target_config(const InfoOptions& options) {
 const char* positions_name(Positions positions) {
   switch (positions) {
     case Positions::none:
-      return "none";
+      return "no";
     case Positions::learned:
       return "learned";
     case Positions::rotary:
@@ -173,13 +173,13 @@ void print_table(const InfoOptions& options, const Counts& counts) {
              scaled(cost.paper_forward()), scaled(cost.paper_training()));
 
   const auto size = [](auto bytes) { return memory_size(static_cast<double>(bytes)); };
-  fmt::print("Memory of training, {} rows at once, {}{}\n", options.batch, name_of(counts.compute),
+  fmt::print("Memory of training, batch {}, {}{}\n", options.batch, name_of(counts.compute),
              options.checkpoint ? ", activation checkpointing" : "");
   fmt::print("  weights {}, gradients {}, moments {}, activations {}: {} in all\n",
              size(counts.training.weights), size(counts.training.gradients),
              size(counts.training.moments), size(counts.training_activations),
              size(counts.training_total()));
-  fmt::print("Memory of generation, {} samples: weights {}, caches {}\n", options.batch,
+  fmt::print("Memory of generation, batch {}: weights {}, caches {}\n", options.batch,
              size(counts.generation.weights), size(counts.generation.caches));
   fmt::print("Generating a patch of {} bytes takes {} blocks one after another, {:.1f} a byte\n",
              cost.patch, cost.serial_layers(),
@@ -218,7 +218,7 @@ void print_sweep(bool json) {
   fmt::print("Forward FLOPs a byte by the paper's count (its figure 3), patches of 8\n\n{:<24}",
              "length");
   for (size_t i = 0; i < sweep.lengths.size(); i += 2)
-    fmt::print("{:>8}", memory_size(static_cast<double>(sweep.lengths[i])).substr(0, 6));
+    fmt::print("{:>8}", fmt::format("{}Ki", sweep.lengths[i] / 1024));
   fmt::print("\n");
   for (const SweepModel& model : sweep.models) {
     fmt::print("{:<24}", model.name);
