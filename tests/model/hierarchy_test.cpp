@@ -93,7 +93,7 @@ TEST_P(HierarchyTest, GradientIsTheSlopeOfTheLoss) {
       for (size_t i = 0; i < direction.size(); ++i) view.as<double>()[i] -= h * direction[i];
       return loss;
     };
-    const double h = 1e-5, slope = (loss_at(h) - loss_at(-h)) / (2 * h);
+    const double h = 1e-7, slope = (loss_at(h) - loss_at(-h)) / (2 * h);
     EXPECT_NEAR(slope, expected, 1e-5 * (1 + std::abs(expected))) << spec.name;
   }
 }

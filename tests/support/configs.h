@@ -1,6 +1,7 @@
 // Small models that together use every feature of the family.
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@ struct NamedConfig {
   std::string name;
   Config config;
 };
+inline void PrintTo(const NamedConfig& named, std::ostream* out) { *out << named.name; }
 
 inline std::vector<NamedConfig> small_configs() {
   using P = Positions;
