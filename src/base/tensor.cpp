@@ -6,10 +6,11 @@
 
 namespace megabyte {
 
-Shape::Shape(std::initializer_list<int64_t> extents) : Shape(std::vector<int64_t>(extents)) {}
+Shape::Shape(std::initializer_list<int64_t> extents)
+    : Shape(std::span(extents.begin(), extents.size())) {}
 
-Shape::Shape(const std::vector<int64_t>& extents) : rank_(static_cast<int>(extents.size())) {
-  check(rank_ <= kMaxRank, "a tensor has at most four extents");
+Shape::Shape(std::span<const int64_t> extents) : rank_(static_cast<int>(extents.size())) {
+  check(extents.size() <= kMaxRank, "a tensor has at most four extents");
   std::copy(extents.begin(), extents.end(), extents_.begin());
 }
 
@@ -33,13 +34,13 @@ Tensor Tensor::view(const Shape& other) const {
 Tensor Tensor::slice(int64_t begin, int64_t count) const {
   check(shape.rank() > 0 && begin >= 0 && count >= 0 && begin + count <= shape[0],
         "a slice lies inside the first extent");
-  std::vector<int64_t> extents = shape.to_vector();
-  extents[0] = count;
+  Shape part = shape;
+  part.extents_[0] = count;
   const int64_t stride = shape[0] == 0 ? 0 : size() / shape[0];
   auto* at = data == nullptr ? nullptr
                              : static_cast<std::byte*>(data) +
                                    static_cast<size_t>(begin * stride) * size_of(dtype);
-  return {at, dtype, Shape(extents)};
+  return {at, dtype, part};
 }
 
 }  // namespace megabyte

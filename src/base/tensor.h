@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ class Shape {
 
   Shape() = default;
   Shape(std::initializer_list<int64_t> extents);
-  explicit Shape(const std::vector<int64_t>& extents);
+  explicit Shape(std::span<const int64_t> extents);
 
   int rank() const { return rank_; }
   int64_t operator[](int i) const { return extents_[static_cast<size_t>(i < 0 ? rank_ + i : i)]; }
@@ -31,6 +32,7 @@ class Shape {
   bool operator==(const Shape&) const = default;
 
  private:
+  friend struct Tensor;
   std::array<int64_t, kMaxRank> extents_{};
   int rank_ = 0;
 };

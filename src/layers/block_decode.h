@@ -1,0 +1,37 @@
+// One decoding step of a Transformer block: a new position in each of B rows that go in step, with
+// cached keys and values. The same numbers as block_forward() at that position.
+#pragma once
+
+#include "layers/block.h"
+
+namespace megabyte {
+
+// What a block remembers of earlier positions: keys and values, or, where linear attention never
+// forgets within a sequence, their running sum.
+struct BlockCache {
+  Tensor keys, values;  // (B, heads, capacity, head_dim) compute dtype
+  Tensor state;         // (B, heads, head_dim + 1, head_dim) master dtype
+};
+BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch, int64_t capacity,
+                            bool running_state);
+
+// Where the new position stands.
+struct BlockStep {
+  DecodeShape attention;
+  int64_t rotary_position;
+};
+
+struct BlockDecodeScratch {
+  Tensor sum;                          // (B, D) residual dtype
+  Tensor norm, qkv, attended, hidden;  // (B, D), (B, 3 D), (B, D), (B, ffn) compute dtype
+  Tensor delta;                        // (B, D) compute dtype
+};
+BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int64_t batch);
+
+// Runs the block on `in` (B, D). The result lives in `scratch`; in.x is only read unless it is
+// scratch.sum.
+Pending block_decode(Backend& backend, const BlockShape& shape, const BlockStep& step,
+                     const BlockWeights& weights, const BlockCache& cache, const Pending& in,
+                     const BlockDecodeScratch& scratch);
+
+}  // namespace megabyte
