@@ -2,99 +2,35 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <filesystem>
-
-#include "base/random.h"
 #include "support/configs.h"
+#include "support/models.h"
 
 namespace megabyte {
 namespace {
 
 using test::NamedConfig;
 
-std::vector<uint16_t> random_tokens(const Config& config, int64_t count, uint64_t seed) {
-  Random random(seed, 0);
-  std::vector<uint16_t> tokens(static_cast<size_t>(count));
-  for (uint16_t& t : tokens)
-    t = static_cast<uint16_t>(random.below(static_cast<uint64_t>(config.vocab_size)));
-  return tokens;
-}
+using test::random_tokens;
+using test::relative_error;
+using test::WideModel;
 
-// A model whose every tensor matters: wide weights, and biases and pads that are not zero.
-struct WideModel {
-  std::unique_ptr<Backend> backend;
-  Hierarchy model;
-
-  WideModel(const Config& config, const std::string& device, DType compute)
-      : backend(make_backend(device, 2)), model(config, *backend, compute, false) {
-    model.parameters().initialize(7, 0.4);
-    const Tensor values = model.parameters().values();
-    Random random(8, 0);
-    if (values.dtype == DType::f64)
-      perturb<double>(values, random);
-    else
-      perturb<float>(values, random);
-    model.parameters().refresh_copies();
+// Logits of the full forward for the next byte after each row of `tokens` (B, L).
+std::vector<double> next_logits(WideModel& wide, const std::vector<uint16_t>& tokens,
+                                int64_t batch) {
+  const auto length = static_cast<int64_t>(tokens.size()) / batch;
+  std::vector<uint16_t> longer;
+  for (int64_t b = 0; b < batch; ++b) {
+    longer.insert(longer.end(), tokens.begin() + b * length, tokens.begin() + (b + 1) * length);
+    longer.push_back(0);
   }
-
-  template <class T>
-  void perturb(const Tensor& values, Random& random) {
-    std::vector<T> host(static_cast<size_t>(values.size()));
-    backend->to_host(host.data(), values);
-    for (T& x : host) x += static_cast<T>(0.1 * random.normal());
-    backend->from_host(values, host.data());
+  const std::vector<double> all = wide.full_logits(longer, batch);
+  const int64_t V = wide.model.config().vocab_size, predicted = wide.model.predicted(length + 1);
+  std::vector<double> last;
+  for (int64_t b = 0; b < batch; ++b) {
+    const auto end = all.begin() + (b + 1) * predicted * V;
+    last.insert(last.end(), end - V, end);
   }
-
-  // Of the full forward, (B, predicted, V).
-  std::vector<double> full_logits(const std::vector<uint16_t>& tokens, int64_t batch) {
-    const auto length = static_cast<int64_t>(tokens.size()) / batch;
-    model.prepare({.batch = batch, .length = length});
-    model.forward(tokens.data());
-    std::vector<double> out;
-    model.copy_logits(out);
-    return out;
-  }
-
-  // Logits of the next byte after each row of `tokens` (B, L).
-  std::vector<double> next_logits(const std::vector<uint16_t>& tokens, int64_t batch) {
-    const auto length = static_cast<int64_t>(tokens.size()) / batch;
-    std::vector<uint16_t> longer;
-    for (int64_t b = 0; b < batch; ++b) {
-      longer.insert(longer.end(), tokens.begin() + b * length, tokens.begin() + (b + 1) * length);
-      longer.push_back(0);
-    }
-    const std::vector<double> all = full_logits(longer, batch);
-    const int64_t V = model.config().vocab_size, predicted = model.predicted(length + 1);
-    std::vector<double> last;
-    for (int64_t b = 0; b < batch; ++b) {
-      const auto end = all.begin() + (b + 1) * predicted * V;
-      last.insert(last.end(), end - V, end);
-    }
-    return last;
-  }
-
-  std::vector<double> host(const Tensor& logits) const {
-    std::vector<double> out(static_cast<size_t>(logits.size()));
-    if (logits.dtype == DType::f64) {
-      backend->to_host(out.data(), logits);
-    } else {
-      std::vector<float> narrow(out.size());
-      backend->to_host(narrow.data(), logits);
-      std::copy(narrow.begin(), narrow.end(), out.begin());
-    }
-    return out;
-  }
-};
-
-double relative_error(const std::vector<double>& a, const std::vector<double>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    difference += (a[i] - b[i]) * (a[i] - b[i]);
-    norm += b[i] * b[i];
-  }
-  return std::sqrt(difference / norm);
+  return last;
 }
 
 // The first `length` tokens of each row.
@@ -143,7 +79,7 @@ void compare_with_full_forward(const Config& config, const std::string& device, 
     for (int64_t t = 0; t < T; ++t) {
       std::vector<double> expected;
       if (moving) {
-        expected = wide.next_logits(prefix(rows, batch, t), batch);
+        expected = next_logits(wide, prefix(rows, batch, t), batch);
       } else {
         for (int64_t b = 0; b < batch; ++b)
           expected.insert(expected.end(), all.begin() + (b * T + t) * V,
@@ -190,7 +126,7 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesLikeItsEnd) {
       for (int64_t b = 0; b < batch; ++b)
         visible.insert(visible.end(), rows.begin() + b * 3 * T + start,
                        rows.begin() + b * 3 * T + t);
-      ASSERT_LT(relative_error(wide.next_logits(visible, batch), slid), 1e-11) << t;
+      ASSERT_LT(relative_error(next_logits(wide, visible, batch), slid), 1e-11) << t;
     }
     feeder.accept(decoder, rows, t);
   }

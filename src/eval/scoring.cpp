@@ -1,0 +1,104 @@
+#include "eval/scoring.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "base/error.h"
+
+namespace megabyte {
+
+double bits_per_byte(double nats, int64_t bytes) {
+  return nats / std::numbers::ln2 / static_cast<double>(bytes);
+}
+
+double Score::bits_per_byte() const { return megabyte::bits_per_byte(nats, bytes); }
+
+double Score::bits_per_byte_at(size_t place) const {
+  return megabyte::bits_per_byte(nats_at[place], bytes_at[place]);
+}
+
+Score& Score::operator+=(const Score& other) {
+  nats += other.nats;
+  bytes += other.bytes;
+  forward_bytes += other.forward_bytes;
+  nats_at.resize(other.nats_at.size());
+  bytes_at.resize(other.bytes_at.size());
+  for (size_t i = 0; i < nats_at.size(); ++i) {
+    nats_at[i] += other.nats_at[i];
+    bytes_at[i] += other.bytes_at[i];
+  }
+  return *this;
+}
+
+Scorer::Scorer(Hierarchy& model, ScoringMethod method, int64_t batch)
+    : model_(model), method_(method), batch_(static_cast<size_t>(batch)) {
+  check(batch > 0, "a batch has windows");
+}
+
+Score Scorer::score(std::span<const uint8_t> file, const Progress& progress) {
+  const auto places = static_cast<size_t>(model_.config().patch_bytes(0));
+  Score score{.nats_at = std::vector<double>(places), .bytes_at = std::vector<int64_t>(places)};
+  WindowWalk walk(model_.config(), method_, static_cast<int64_t>(file.size()));
+  std::vector<Window> batch;
+  const auto flush = [&] {
+    if (batch.empty()) return;
+    run(file, batch, score);
+    batch.clear();
+    if (progress) progress(score);
+  };
+  while (const std::optional<Window> window = walk.next()) {
+    if (batch.size() == batch_ || (!batch.empty() && batch.front().length != window->length))
+      flush();
+    batch.push_back(*window);
+  }
+  flush();
+  return score;
+}
+
+void Scorer::run(std::span<const uint8_t> file, const std::vector<Window>& windows, Score& score) {
+  const int64_t length = windows.front().length, patch = model_.config().patch_bytes(0);
+  const int64_t vocab = model_.config().vocab_size;
+  tokens_.clear();
+  for (const Window& w : windows)
+    for (int64_t i = 0; i < length; ++i) {
+      const uint8_t byte = file[static_cast<size_t>(w.start + i)];
+      if (byte >= vocab)
+        fail("byte {} at offset {} is outside the model's vocabulary of {} symbols", byte,
+             w.start + i, vocab);
+      tokens_.push_back(byte);
+    }
+  const auto rows = static_cast<int64_t>(windows.size());
+  model_.prepare({.batch = rows, .length = length});
+  model_.forward(tokens_.data());
+  model_.loss(1.0);
+  model_.copy_losses(losses_);
+  score.forward_bytes += rows * length;
+
+  const int64_t predicted = model_.predicted(length), skipped = length - predicted;
+  for (int64_t r = 0; r < rows; ++r) {
+    const Window& w = windows[static_cast<size_t>(r)];
+    check(w.first >= skipped, "a window counts predicted bytes only");
+    for (int64_t i = w.first; i < length; ++i) {
+      if (!w.counts(i, patch)) continue;
+      const double nats = losses_[static_cast<size_t>(r * predicted + i - skipped)];
+      const auto place = static_cast<size_t>(i % patch);
+      score.nats += nats;
+      score.nats_at[place] += nats;
+      ++score.bytes;
+      ++score.bytes_at[place];
+    }
+  }
+}
+
+int64_t count_words(std::span<const uint8_t> text) {
+  const auto space = [](uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); };
+  int64_t words = 0;
+  bool inside = false;
+  for (const uint8_t c : text) {
+    words += !space(c) && !inside;
+    inside = !space(c);
+  }
+  return words;
+}
+
+}  // namespace megabyte
