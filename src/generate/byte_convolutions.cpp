@@ -1,5 +1,7 @@
 #include "generate/byte_convolutions.h"
 
+#include <algorithm>
+
 namespace megabyte {
 
 ByteConvolutions::ByteConvolutions(const std::vector<ConvolutionWeights>& weights, int64_t batch,
@@ -18,6 +20,17 @@ ByteConvolutions::ByteConvolutions(const std::vector<ConvolutionWeights>& weight
 
 void ByteConvolutions::reset(Backend& backend) {
   for (const Convolution& c : convolutions_) backend.zero(c.history);
+}
+
+void ByteConvolutions::absorb(Backend& backend, size_t j, const Tensor& in, int64_t row,
+                              int64_t end) const {
+  const Tensor& history = convolutions_[j].history;
+  const int64_t past = history.shape[1] / dim_, taken = std::min(past, end);
+  backend.zero(history);  // where the row is shorter
+  const Tensor to =
+      history.view({batch_ * past, dim_}).slice(past - taken, batch_ * past - past + taken);
+  backend.copy_rows(in.slice(end - taken, in.shape[0] - (end - taken)), row * dim_, to, past * dim_,
+                    batch_, taken * dim_);
 }
 
 void ByteConvolutions::run(Backend& backend, const std::vector<ConvolutionWeights>& weights,

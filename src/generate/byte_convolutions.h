@@ -18,6 +18,10 @@ class ByteConvolutions {
   // h (batch * bytes, dim) residual dtype, in place: h += gelu(conv(h)) for each width.
   void run(Backend& backend, const std::vector<ConvolutionWeights>& weights, const Tensor& h) const;
 
+  // Takes the history from a forward over rows of `row` bytes: what convolution `j` read, in (batch
+  // * row, dim), up to byte `end`.
+  void absorb(Backend& backend, size_t j, const Tensor& in, int64_t row, int64_t end) const;
+
  private:
   struct Convolution {
     Tensor history;   // (batch, (width - 1) * dim) residual dtype

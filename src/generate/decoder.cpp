@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "generate/prefill.h"
+
 namespace megabyte {
 namespace {
 
@@ -22,6 +24,7 @@ Decoder::Decoder(const Hierarchy& model, int64_t batch)
   buffer_ = backend_.allocate(measure.peak());
   Arena arena(buffer_.data());
   plan(arena);
+  backend_.zero(prompt_);  // prefill() reads past a prompt's end: symbols, but any
   staging_.resize(static_cast<size_t>(batch * context_));
   reset();
 }
@@ -56,7 +59,18 @@ void Decoder::prompt(const uint16_t* tokens, int64_t count) {
 }
 
 void Decoder::feed(int64_t count) {
-  for (int64_t t = 0; t < count; ++t) {
+  const int64_t P = model_.config().patch_bytes(0), patches = count / P, together = patches * P;
+  if (patches > 0) {
+    const int64_t row = together + P;
+    const Buffer buffer =
+        backend_.allocate(static_cast<size_t>(batch_ * row) * size_of(DType::u16));
+    const Tensor tokens{buffer.data(), DType::u16, {batch_ * row}};
+    backend_.copy_rows(prompt_, context_, tokens, row, batch_, row);
+    prefill(model_, stages_, batch_, patches, tokens);
+    backend_.copy_rows(prompt_, context_, row_, context_, batch_, together);
+    length_ = together;
+  }
+  for (int64_t t = together; t < count; ++t) {
     run(stages_.size() - 1);
     advanced_ = true;
     backend_.copy_rows(from(prompt_, t), context_, token_, 1, batch_, 1);

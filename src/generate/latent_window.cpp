@@ -25,6 +25,16 @@ void LatentWindow::store(Backend& backend, const Tensor& x, int64_t position) co
   backend.copy_rows(x, D, at, length_ * D, x.shape[0], D);
 }
 
+void LatentWindow::store(Backend& backend, const Pending& made, int64_t count,
+                         int64_t position) const {
+  const int64_t D = every_.dim(), first = position + 1 - count;
+  for (int64_t b = 0; b < every_.attention.sequences; ++b) {
+    const Tensor rows =
+        stream_.view({every_.attention.sequences * length_, D}).slice(b * length_ + first, count);
+    backend.add(made.x.slice(b * count, count), made.delta.slice(b * count, count), rows);
+  }
+}
+
 Pending LatentWindow::run(Backend& backend, const std::vector<BlockWeights>& blocks,
                           int64_t position) const {
   const int64_t D = every_.dim(), all = stream_.size(), first = (position + 1 - latents_) * D;

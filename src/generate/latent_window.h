@@ -17,6 +17,9 @@ class LatentWindow {
 
   // x (batch, D) residual dtype: what the first block made of `position`.
   void store(Backend& backend, const Tensor& x, int64_t position) const;
+  // The same of a parallel forward: what the first block made of the last positions up to
+  // `position` (batch * count, D), with a branch still to be added.
+  void store(Backend& backend, const Pending& made, int64_t count, int64_t position) const;
   // The blocks after the first over the window that ends with `position`; gives that position's
   // (batch, D).
   Pending run(Backend& backend, const std::vector<BlockWeights>& blocks, int64_t position) const;

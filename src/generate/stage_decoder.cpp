@@ -19,6 +19,8 @@ StageDecoder::StageDecoder(const Hierarchy& model, int stage, int64_t batch, Are
   patch_ = row.patch;
   embed_dim_ = row.embed_dim();
   latents_ = config.latents;
+  per_patch_ = config.patch_bytes(0) / patch_;
+  coarsest_ = stage == 0;
   encodes_ = row.encodes;
   running_state_ = at.linear && at.cross == 0;
   capacity_ = std::min(n_ + at.cross, row.positions());

@@ -30,6 +30,14 @@ class StageDecoder {
   // Of an encoding stage whose sequence is complete: (B, D_parent) for the parent.
   Tensor pool();
 
+  // Going on after a parallel forward over rows of `patches` complete positions of stage 0 and one
+  // more (prefill.h). Does a sequence begin with anything but the parent's output?
+  bool sees_earlier_patches() const { return coarsest_ || encodes_ || shape_.attention.cross > 0; }
+  void absorb_block(const StageShape& shape, int64_t patches, bool encoder, size_t block,
+                    const BlockActivations& activations, const Pending& out);
+  void absorb_stage(const StageShape& shape, int64_t patches, const StageActivations& activations);
+  void skip(int64_t patches) { next_ = patches * per_patch_; }
+
  private:
   BlockStep block_step() const;
   Pending run(const std::vector<BlockWeights>& weights, const std::vector<BlockCache>& caches,
@@ -38,13 +46,16 @@ class StageDecoder {
   // contiguous.
   Tensor row(const Tensor& t, const Tensor& packed, int64_t i) const;
   Tensor position_rows() const;  // learned positions of the next position, or none
-  void complete();               // `last_` holds the unshifted vector
+  void absorb_keys(const Tensor& qkv, const BlockCache& cache, int64_t row_length, int64_t first,
+                   int64_t last) const;
+  void complete();  // `last_` holds the unshifted vector
 
   Backend& backend_;
   const StageWeights& weights_;
   BlockShape shape_;
   int64_t batch_, n_, patch_, embed_dim_, latents_;
-  bool encodes_, running_state_;
+  int64_t per_patch_;  // positions under one position of stage 0
+  bool coarsest_, encodes_, running_state_;
   int64_t capacity_;
   int64_t next_ = 0;  // position in the row
 

@@ -103,9 +103,11 @@ void stage_up(const StageRun& run, const Tensor& tokens, const Tensor& child_poo
     return;
   }
   Pending h{a.embedded, {}, {}};
-  for (size_t i = 0; i < w.encoder.size(); ++i)
+  for (size_t i = 0; i < w.encoder.size(); ++i) {
     h = block_forward(backend, shape.encoder_block, w.encoder[i], h, block_dropout(run.dropout, i),
                       a.encoder[i], a.scratch);
+    if (run.observer) run.observer(true, i, a.encoder[i], h);
+  }
   backend.residual_norm_forward(h.x, h.delta, h.dropout, w.encoder_norm_weight.value,
                                 w.encoder_norm_bias.value, shape.eps, a.encoded, a.encoded_norm,
                                 a.encoded_mean, a.encoded_rstd);
@@ -123,9 +125,11 @@ void stage_down(const StageRun& run, const Tensor& parent_out) {
                                a.scratch.delta);
     h.delta = a.scratch.delta;
   }
-  for (size_t i = 0; i < w.blocks.size(); ++i)
+  for (size_t i = 0; i < w.blocks.size(); ++i) {
     h = block_forward(run.backend, shape.blocks[i], w.blocks[i], h,
                       block_dropout(run.dropout, w.encoder.size() + i), a.blocks[i], a.scratch);
+    if (run.observer) run.observer(false, i, a.blocks[i], h);
+  }
   run.backend.residual_norm_forward(h.x, h.delta, h.dropout, w.norm_weight.value, w.norm_bias.value,
                                     shape.eps, h.delta ? a.final_sum : Tensor{}, a.out,
                                     a.final_mean, a.final_rstd);

@@ -10,6 +10,7 @@
 // / P.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "base/arena.h"
@@ -109,6 +110,11 @@ struct StageActivations {
 StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape& shape,
                             const BatchPlan& plan);
 
+// Called after a block has run forward, before its activations may be reused; `block` counts the
+// encoder's or the others. `out` is what the block gives.
+using BlockObserver = std::function<void(bool encoder, size_t block,
+                                         const BlockActivations& activations, const Pending& out)>;
+
 // Where a stage's passes find everything.
 struct StageRun {
   Backend& backend;
@@ -116,6 +122,7 @@ struct StageRun {
   const StageWeights& weights;
   const StageActivations& activations;
   Dropout dropout;  // of the stage's first branch; every branch takes the next stream
+  BlockObserver observer = {};
 };
 
 // tokens (B, sequences n P) u16; child_pooled (M, D) when shape.pooled. Leaves x, and pooled when
