@@ -1,24 +1,29 @@
 // megabyte eval: bits per byte of whole files.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
-#include "data/byte_files.h"
 #include "eval/scoring.h"
+#include "io/mapped_file.h"
 #include "model/files.h"
 
 namespace megabyte::cli {
 namespace {
+
+namespace fs = std::filesystem;
 
 struct EvalOptions {
   std::string model, method = "basic";
@@ -73,11 +78,27 @@ class ProgressLine {
   bool shown_ = false;
 };
 
+// The files named, and those of the folders named, in sorted order.
+std::vector<fs::path> list_files(const std::vector<std::string>& paths) {
+  std::vector<fs::path> files;
+  for (const std::string& path : paths) {
+    if (!fs::exists(path)) fail("{} does not exist: check --data", path);
+    if (!fs::is_directory(path)) {
+      files.push_back(path);
+      continue;
+    }
+    for (const auto& entry : fs::recursive_directory_iterator(path))
+      if (entry.is_regular_file()) files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 Evaluation evaluate(const EvalOptions& options) {
   const ScoringMethod method = scoring_method(options.method);
-  const std::vector<MappedFile> files = map_files(options.data);
+  const std::vector<fs::path> files = list_files(options.data);
   int64_t bytes = 0;
-  for (const MappedFile& file : files) bytes += std::ssize(file.bytes());
+  for (const fs::path& file : files) bytes += static_cast<int64_t>(fs::file_size(file));
   if (bytes == 0) fail("{} is empty: there is nothing to score", fmt::join(options.data, ", "));
   if (options.limit > 0) bytes = std::min(bytes, options.limit);
 
@@ -93,16 +114,19 @@ Evaluation evaluate(const EvalOptions& options) {
   Scorer scorer(*model, method, batch);
   ProgressLine line(bytes);
   Evaluation result;
-  for (const MappedFile& file : files) {
+  for (const fs::path& path : files) {
+    const MappedFile file(path);
     const auto left = static_cast<size_t>(bytes - result.total.bytes);
-    const auto part = file.bytes().first(std::min(file.bytes().size(), left));
-    if (part.empty()) continue;
+    const size_t size = std::min(file.bytes().size(), left);
+    if (size == 0) continue;
+    const std::span<const uint8_t> part(reinterpret_cast<const uint8_t*>(file.bytes().data()),
+                                        size);
     const Score score = scorer.score(part, [&](const Score& so_far) {
       Score done = result.total;
       done += so_far;
       line.update(done);
     });
-    result.files.push_back({file.path().string(), score});
+    result.files.push_back({path.string(), score});
     result.total += score;
     if (options.word_perplexity) result.words += count_words(part);
   }

@@ -22,6 +22,7 @@
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "generate/generator.h"
+#include "io/atomic_file.h"
 #include "model/files.h"
 
 namespace megabyte::cli {
@@ -132,20 +133,6 @@ std::vector<fs::path> sample_files(const GenerateOptions& options) {
   return files;
 }
 
-void write_file(const fs::path& file, const std::string& bytes) {
-  const fs::path part = file.string() + ".part";
-  std::ofstream out(part, std::ios::binary | std::ios::trunc);
-  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  out.close();
-  std::error_code error(errno, std::generic_category());
-  if (out) fs::rename(part, file, error);
-  if (!out || error) {
-    std::error_code ignored;
-    fs::remove(part, ignored);
-    fail("cannot write {}: {}", file.string(), error.message());
-  }
-}
-
 void report(const GenerateOptions& options, int64_t bytes, double seconds) {
   const double rate = seconds > 0 ? static_cast<double>(bytes) / seconds : 0;
   if (options.json)
@@ -198,7 +185,7 @@ void generate(const GenerateOptions& options) {
         return true;
       });
       for (size_t i = 0; i < samples.size(); ++i)
-        write_file(files[static_cast<size_t>(first) + i], samples[i]);
+        write_file_atomically(files[static_cast<size_t>(first) + i], samples[i]);
     }
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

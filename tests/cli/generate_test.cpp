@@ -25,7 +25,8 @@ class GenerateCommand : public Test {
     arguments.insert(arguments.begin(), {"generate", "--model", folder_ / "model"});
     return run_megabyte(arguments, input);
   }
-  std::string bytes(const std::vector<std::string>& arguments, const std::string& input = "") const {
+  std::string bytes(const std::vector<std::string>& arguments,
+                    const std::string& input = "") const {
     const CommandResult result = run(arguments, input);
     EXPECT_EQ(result.exit_code, 0) << result.err;
     return result.out;
@@ -56,8 +57,9 @@ TEST_F(GenerateCommand, APromptIsAnyBytesFromAFileOrStdin) {
   EXPECT_EQ(out.size(), 50u);
   EXPECT_EQ(bytes({"--bytes", "10", "--prompt-file", "-", "--echo"}, prompt), out);
   // Of a prompt as long as this, only the end counts: 24 - 12 bytes are dropped at a time.
-  EXPECT_EQ(bytes({"--bytes", "10", "--temperature", "0", "--prompt-file", "-"}, prompt),
-            bytes({"--bytes", "10", "--temperature", "0", "--prompt-file", "-"}, prompt.substr(24)));
+  EXPECT_EQ(
+      bytes({"--bytes", "10", "--temperature", "0", "--prompt-file", "-"}, prompt),
+      bytes({"--bytes", "10", "--temperature", "0", "--prompt-file", "-"}, prompt.substr(24)));
 }
 
 TEST_F(GenerateCommand, NoBytesIsTheEchoAlone) {
@@ -133,9 +135,9 @@ TEST_F(GenerateCommand, BadUsageAndBadInputSayWhatToDo) {
 TEST(Generate, ASymbolBeyondBytesEndsASample) {
   TemporaryFolder folder;
   test::save_random_model("vocab_257", folder / "model");
-  const CommandResult result = run_megabyte(
-      {"generate", "--model", folder / "model", "--bytes", "4000", "--samples", "8", "--out",
-       folder / "out", "--temperature", "1000", "--json"});
+  const CommandResult result =
+      run_megabyte({"generate", "--model", folder / "model", "--bytes", "4000", "--samples", "8",
+                    "--out", folder / "out", "--temperature", "1000", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   int64_t bytes = 0, ended = 0;
   for (const auto& file : std::filesystem::directory_iterator(folder / "out")) {

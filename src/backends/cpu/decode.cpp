@@ -22,21 +22,25 @@ void DecodeHead(const DecodeShape& shape, const T* q, T* keys, T* values, T* out
   std::copy(q + shape.dim(), q + shape.dim() + dim, keys + slot * dim);
   std::copy(q + 2 * shape.dim(), q + 2 * shape.dim() + dim, values + slot * dim);
 
+  const bool linear = shape.linear;
   const V scale = set(1.0f / std::sqrt(static_cast<float>(dim)));
-  load_rows(q, dim, 1, dim, query, padded(dim), [=](V x) HWY_ATTR { return hn::Mul(x, scale); });
+  load_rows(q, dim, 1, dim, query, padded(dim),
+            [=](V x) HWY_ATTR { return linear ? feature(x) : hn::Mul(x, scale); });
   float top = -std::numeric_limits<float>::infinity();
   int64_t at = shape.first % shape.capacity;
   for (int64_t p = 0; p < visible; ++p, at = at + 1 == shape.capacity ? 0 : at + 1) {
     V total = zero();
     for_lanes(dim, [&](int64_t i, auto lanes) HWY_ATTR {
-      total = hn::MulAdd(load(query + i), load(keys + at * dim + i, lanes), total);
+      const V key = load(keys + at * dim + i, lanes);
+      total = hn::MulAdd(load(query + i), linear ? feature(key) : key, total);
     });
     scores[p] = sum_of(total);
     top = std::max(top, scores[p]);
   }
   V total = zero();
   for_lanes(visible, [&](int64_t p, auto lanes) HWY_ATTR {
-    const V e = keep(exp(hn::Sub(load(scores + p, lanes), set(top))), lanes);
+    const V score = load(scores + p, lanes);
+    const V e = linear ? score : keep(exp(hn::Sub(score, set(top))), lanes);
     total = hn::Add(total, e);
     store(e, scores + p, lanes);
   });
