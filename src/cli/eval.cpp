@@ -151,11 +151,8 @@ void print_json(const EvalOptions& options, const Evaluation& result) {
                              {"method", options.method},
                              {"seconds", result.seconds},
                              {"forward_bytes", result.total.forward_bytes}};
-  if (options.by_position) {
-    out["by_position"] = nlohmann::ordered_json::array();
-    for (const double bpb : by_position(result.total))  // null where no byte was scored
-      out["by_position"].push_back(std::isnan(bpb) ? nlohmann::ordered_json() : bpb);
-  }
+  if (options.by_position)
+    out["by_position"] = by_position(result.total);  // NaN is written as null
   if (options.word_perplexity) {
     out["words"] = result.words;
     out["word_perplexity"] = result.word_perplexity();
@@ -166,7 +163,8 @@ void print_json(const EvalOptions& options, const Evaluation& result) {
       out["files"].push_back(
           {{"file", file}, {"bpb", score.bits_per_byte()}, {"bytes", score.bytes}});
   }
-  fmt::print("{}\n", out.dump(2));
+  // File names may be of any bytes, JSON may not.
+  fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 void print_text(const EvalOptions& options, const Evaluation& result) {
