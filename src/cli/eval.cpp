@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -16,14 +15,12 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "data/byte_dataset.h"
 #include "eval/scoring.h"
-#include "io/mapped_file.h"
 #include "model/files.h"
 
 namespace megabyte::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct EvalOptions {
   std::string model, method = "basic";
@@ -78,28 +75,10 @@ class ProgressLine {
   bool shown_ = false;
 };
 
-// The files named, and those of the folders named, in sorted order.
-std::vector<fs::path> list_files(const std::vector<std::string>& paths) {
-  std::vector<fs::path> files;
-  for (const std::string& path : paths) {
-    if (!fs::exists(path)) fail("{} does not exist: check --data", path);
-    if (!fs::is_directory(path)) {
-      files.push_back(path);
-      continue;
-    }
-    for (const auto& entry : fs::recursive_directory_iterator(path))
-      if (entry.is_regular_file()) files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 Evaluation evaluate(const EvalOptions& options) {
   const ScoringMethod method = scoring_method(options.method);
-  const std::vector<fs::path> files = list_files(options.data);
-  int64_t bytes = 0;
-  for (const fs::path& file : files) bytes += static_cast<int64_t>(fs::file_size(file));
-  if (bytes == 0) fail("{} is empty: there is nothing to score", fmt::join(options.data, ", "));
+  const ByteDataset data(options.data);
+  auto bytes = static_cast<int64_t>(data.size());
   if (options.limit > 0) bytes = std::min(bytes, options.limit);
 
   const auto backend = options.device.backend();
@@ -114,19 +93,19 @@ Evaluation evaluate(const EvalOptions& options) {
   Scorer scorer(*model, method, batch);
   ProgressLine line(bytes);
   Evaluation result;
-  for (const fs::path& path : files) {
-    const MappedFile file(path);
+  for (const ByteDataset::File& listed : data.files()) {
+    const MappedFile file(listed.path);
     const auto left = static_cast<size_t>(bytes - result.total.bytes);
     const size_t size = std::min(file.bytes().size(), left);
     if (size == 0) continue;
-    const std::span<const uint8_t> part(reinterpret_cast<const uint8_t*>(file.bytes().data()),
-                                        size);
-    const Score score = scorer.score(part, [&](const Score& so_far) {
+    const std::span part(reinterpret_cast<const uint8_t*>(file.bytes().data()), size);
+    const std::string name = listed.path.string();
+    const Score score = scorer.score(name, part, [&](const Score& so_far) {
       Score done = result.total;
       done += so_far;
       line.update(done);
     });
-    result.files.push_back({path.string(), score});
+    result.files.push_back({name, score});
     result.total += score;
     if (options.word_perplexity) result.words += count_words(part);
   }
@@ -212,7 +191,8 @@ void add_eval(CLI::App& app) {
       "  sliding-strided  both; four times the cost\n"
       "Perceiver AR's windows advance by its latents, or sliding by half of them.");
   command->add_option("--model", options->model, "folder of the model")->required();
-  command->add_option("--data", options->data, "files or folders of raw bytes")->required();
+  command->add_option("--data", options->data, "files, folders or patterns of raw bytes")
+      ->required();
   command->add_option("--method", options->method, "basic, sliding, strided or sliding-strided")
       ->check(CLI::IsMember({"basic", "sliding", "strided", "sliding-strided"}))
       ->capture_default_str();

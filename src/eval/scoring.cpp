@@ -35,14 +35,15 @@ Scorer::Scorer(Hierarchy& model, ScoringMethod method, int64_t batch)
   check(batch > 0, "a batch has windows");
 }
 
-Score Scorer::score(std::span<const uint8_t> file, const Progress& progress) {
+Score Scorer::score(const std::string& name, std::span<const uint8_t> file,
+                    const Progress& progress) {
   const auto places = static_cast<size_t>(model_.config().patch_bytes(0));
   Score score{.nats_at = std::vector<double>(places), .bytes_at = std::vector<int64_t>(places)};
   WindowWalk walk(model_.config(), method_, static_cast<int64_t>(file.size()));
   std::vector<Window> batch;
   const auto flush = [&] {
     if (batch.empty()) return;
-    run(file, batch, score);
+    run(name, file, batch, score);
     batch.clear();
     if (progress) progress(score);
   };
@@ -55,7 +56,8 @@ Score Scorer::score(std::span<const uint8_t> file, const Progress& progress) {
   return score;
 }
 
-void Scorer::run(std::span<const uint8_t> file, const std::vector<Window>& windows, Score& score) {
+void Scorer::run(const std::string& name, std::span<const uint8_t> file,
+                 const std::vector<Window>& windows, Score& score) {
   const int64_t length = windows.front().length, patch = model_.config().patch_bytes(0);
   const int64_t vocab = model_.config().vocab_size;
   tokens_.clear();
@@ -63,8 +65,8 @@ void Scorer::run(std::span<const uint8_t> file, const std::vector<Window>& windo
     for (int64_t i = 0; i < length; ++i) {
       const uint8_t byte = file[static_cast<size_t>(w.start + i)];
       if (byte >= vocab)
-        fail("byte {} at offset {} is outside the model's vocabulary of {} symbols", byte,
-             w.start + i, vocab);
+        fail("{} has byte {} at {}, but the model knows only {} symbols", name, byte, w.start + i,
+             vocab);
       tokens_.push_back(byte);
     }
   const auto rows = static_cast<int64_t>(windows.size());

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "eval/windows.h"
@@ -31,11 +32,14 @@ class Scorer {
 
   // Runs up to `batch` windows at once.
   Scorer(Hierarchy& model, ScoringMethod method, int64_t batch);
-  // Scores one file as a sequence of its own. Error that names a byte outside the vocabulary.
-  Score score(std::span<const uint8_t> file, const Progress& progress = {});
+  // Scores one file as a sequence of its own. An Error about a byte outside the vocabulary names
+  // it.
+  Score score(const std::string& name, std::span<const uint8_t> file,
+              const Progress& progress = {});
 
  private:
-  void run(std::span<const uint8_t> file, const std::vector<Window>& windows, Score& score);
+  void run(const std::string& name, std::span<const uint8_t> file,
+           const std::vector<Window>& windows, Score& score);
 
   Hierarchy& model_;
   ScoringMethod method_;

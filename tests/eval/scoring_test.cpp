@@ -75,7 +75,7 @@ TEST(Scoring, TotalsAreThoseOfTheDefinition) {
         const std::vector<uint8_t> file = random_file(bytes);
         const double expected = naive_total(wide, method, file);
         for (const int64_t batch : {1, 4}) {
-          const Score score = Scorer(wide.model, method, batch).score(file);
+          const Score score = Scorer(wide.model, method, batch).score("file", file);
           EXPECT_EQ(score.bytes, std::ssize(file));
           EXPECT_NEAR(score.nats, expected, 1e-9 * expected)
               << name << " " << name_of(method) << " " << bytes;
@@ -93,7 +93,7 @@ TEST(Scoring, FilesAddUp) {
   WideModel wide(config, "reference", DType::f32);
   Scorer scorer(wide.model, ScoringMethod::strided, 2);
   Score total;
-  const Score a = scorer.score(random_file(30)), b = scorer.score(random_file(50));
+  const Score a = scorer.score("a", random_file(30)), b = scorer.score("b", random_file(50));
   total += a;
   total += b;
   EXPECT_EQ(total.bytes, 80);
@@ -109,7 +109,7 @@ TEST(Scoring, ProgressNeverGoesBack) {
   WideModel wide(config, "reference", DType::f32);
   int64_t last = 0;
   const Score score = Scorer(wide.model, ScoringMethod::sliding, 2)
-                          .score(random_file(100), [&](const Score& so_far) {
+                          .score("file", random_file(100), [&](const Score& so_far) {
                             EXPECT_GT(so_far.bytes, last);
                             last = so_far.bytes;
                           });
@@ -122,10 +122,10 @@ TEST(Scoring, AByteOutsideTheVocabularyIsNamed) {
   WideModel wide(config, "reference", DType::f32);
   const std::vector<uint8_t> file{1, 2, 200};
   try {
-    Scorer(wide.model, ScoringMethod::basic, 1).score(file);
+    Scorer(wide.model, ScoringMethod::basic, 1).score("file", file);
     FAIL() << "should have thrown";
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("byte 200 at offset 2"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("file has byte 200 at 2"), std::string::npos) << e.what();
   }
 }
 
