@@ -1,7 +1,147 @@
+// megabyte train: trains a model on files of raw bytes.
+#include <fmt/format.h>
+
+#include <csignal>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
 #include "cli/commands.h"
+#include "cli/train_options.h"
+#include "cli/train_progress.h"
+#include "train/run.h"
 
 namespace megabyte::cli {
+namespace {
 
-void add_train(CLI::App&) {}
+namespace fs = std::filesystem;
+
+// Set by SIGINT and SIGTERM: the step under way is finished and saved. A second signal ends the
+// program at once.
+volatile std::sig_atomic_t stop_signal = 0;
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { stop_signal = signal; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file above the limit: an error of write(), with a message
+}
+
+TrainingState asked_run(const TrainOptions& options) {
+  const fs::path out = options.out;
+  if (fs::exists(out) && !fs::is_directory(out)) fail("--out {} is not a folder", out.string());
+  if (options.resume) {
+    if (!holds_checkpoint(out))
+      fail("{} has no training.safetensors to resume: leave out --resume to start a new run",
+           out.string());
+    return options.resumed_run(load_state(out));
+  }
+  if (holds_model(out) && !options.overwrite)
+    fail(
+        "{} holds a model: --resume continues its training, --overwrite replaces it, or name "
+        "another folder with --out",
+        out.string());
+  return options.new_run();
+}
+
+void print_result(const TrainOptions& options, const RunResult& result) {
+  const Metrics& last = result.last;
+  if (options.quiet) return;
+  if (options.json) {
+    nlohmann::ordered_json json{
+        {"model", options.out}, {"finished", result.finished}, {"saved_step", result.saved_step},
+        {"bytes", last.bytes},  {"bpb", last.bpb()},           {"seconds", result.elapsed}};
+    if (last.valid_bpb) json["valid_bpb"] = *last.valid_bpb;
+    fmt::print("{}\n", json.dump());
+  } else if (!result.finished) {
+    fmt::print(
+        "Stopped: {} holds the checkpoint of step {}. To go on:\n"
+        "  megabyte train --out {} --resume\n",
+        options.out, result.saved_step, options.out);
+  } else {
+    fmt::print("Trained {} steps, {} in {}: {:.3f} bits per byte{}. The model is in {}.\n",
+               last.step, human_bytes(static_cast<double>(last.bytes)),
+               human_duration(result.elapsed), last.bpb(),
+               last.valid_bpb ? fmt::format(", {:.3f} on held-out data", *last.valid_bpb) : "",
+               options.out);
+    fmt::print(
+        "Next:\n"
+        "  megabyte generate --model {} --bytes 500\n"
+        "  megabyte eval --model {} --data FILE\n",
+        options.out, options.out);
+  }
+}
+
+void train(const TrainOptions& options) {
+  const fs::path out = options.out;
+  TrainingState state = asked_run(options);
+  TrainSettings& settings = state.settings;
+  const bool finished =
+      options.resume && settings.budget(state.config.context()).done(state.step, state.elapsed);
+  std::optional<TrainingData> data;
+  if (!finished) {
+    if (settings.data.empty()) throw UsageError("--data is missing: name what to train on");
+    data.emplace(settings, state.config.context());
+    TrainingState now = state;
+    now.train_bytes = data->train_bytes();
+    now.valid_bytes = data->valid_bytes();
+    if (options.resume) check_same_run(state, now);
+    state = now;
+  }
+
+  const auto backend = options.device.backend();
+  if (settings.dtype.empty()) settings.dtype = backend->fast(DType::bf16) ? "bf16" : "f32";
+  const DType compute = options.device.compute(*backend, dtype_from_name(settings.dtype));
+  Hierarchy model(state.config, *backend, compute, true);
+  Trainer trainer(model, settings);
+  if (options.resume) {
+    load_tensors(out, model, trainer.optimizer());
+    finish_commit(out, state, model);
+  } else {
+    model.parameters().initialize(settings.seed, settings.init_stddev);
+  }
+  if (finished) {
+    if (!options.quiet)
+      fmt::print(stderr,
+                 "megabyte train: the run in {} is finished after {} steps; a larger --steps, "
+                 "--bytes or --minutes continues it\n",
+                 options.out, state.step);
+    return;
+  }
+
+  TrainingRun run(out, state, trainer, *data);
+  if (!options.resume) {
+    fs::create_directories(out);
+    run.save();
+  }
+  catch_signals();
+  TrainProgress progress(options.quiet  ? Verbosity::quiet
+                         : options.json ? Verbosity::json
+                                        : Verbosity::normal);
+  const RunResult result =
+      run.run({.on_step = [&](const Metrics& metrics,
+                              const RunStatus& status) { progress.step(metrics, status); },
+               .on_note = [&](const std::string& text) { progress.note(text); },
+               .stop_requested = [] { return stop_signal != 0; }});
+  progress.clear();
+  print_result(options, result);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto options = std::make_shared<TrainOptions>();
+  CLI::App* command = app.add_subcommand("train", "");
+  options->add_to(*command);
+  command->callback([options, command] {
+    options->note_given(*command);
+    train(*options);
+  });
+}
 
 }  // namespace megabyte::cli

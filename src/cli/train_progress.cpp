@@ -1,0 +1,73 @@
+#include "cli/train_progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace megabyte::cli {
+
+std::string human_duration(double seconds) {
+  const auto s = static_cast<int64_t>(std::llround(seconds));
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
+}
+
+std::string human_bytes(double bytes) {
+  constexpr std::array units{"B", "kB", "MB", "GB", "TB"};
+  size_t unit = 0;
+  while (bytes >= 1000 && unit + 1 < units.size()) {
+    bytes /= 1000;
+    ++unit;
+  }
+  return fmt::format("{:.{}f} {}", bytes, unit == 0 || bytes >= 100 ? 0 : 1, units[unit]);
+}
+
+TrainProgress::TrainProgress(Verbosity verbosity)
+    : verbosity_(verbosity), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+void TrainProgress::step(const Metrics& metrics, const RunStatus& status) {
+  if (verbosity_ == Verbosity::quiet) return;
+  if (verbosity_ == Verbosity::json) {
+    if (status.logged) {
+      fmt::print("{}\n", metrics.to_json());
+      std::fflush(stdout);
+    }
+    return;
+  }
+  if (std::isfinite(metrics.loss)) {
+    weight_ = 0.9 * weight_ + 0.1;
+    bpb_ += (metrics.bpb() - bpb_) * 0.1 / weight_;
+  }
+  if (metrics.valid_bpb) valid_bpb_ = metrics.valid_bpb;
+  const auto now = std::chrono::steady_clock::now();
+  const bool due = now - last_ >= std::chrono::milliseconds(terminal_ ? 100 : 10000);
+  if (!due && status.progress < 1 && !metrics.valid_bpb) return;
+  last_ = now;
+  const std::string of =
+      status.total_steps > 0 ? fmt::format("/{}", status.total_steps) : std::string();
+  fmt::print(stderr, "{}{:3.0f}%  step {}{}  {:.3f} bits per byte{}  {}/s  {} left{}",
+             terminal_ ? "\r\033[K" : "", std::floor(100 * status.progress), metrics.step, of, bpb_,
+             valid_bpb_ ? fmt::format(" (held-out {:.3f})", *valid_bpb_) : "",
+             human_bytes(metrics.bytes_per_s), human_duration(status.seconds_left),
+             terminal_ ? "" : "\n");
+  shown_ = terminal_;
+  std::fflush(stderr);
+}
+
+void TrainProgress::note(const std::string& text) {
+  if (verbosity_ == Verbosity::quiet) return;
+  clear();
+  fmt::print(stderr, "megabyte train: {}\n", text);
+}
+
+void TrainProgress::clear() {
+  if (shown_) fmt::print(stderr, "\r\033[K");
+  shown_ = false;
+}
+
+}  // namespace megabyte::cli

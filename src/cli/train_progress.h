@@ -1,0 +1,38 @@
+// What `megabyte train` prints while it runs: one line that is written over on a terminal, a line
+// now and then elsewhere (both on stderr), or JSON lines on stdout.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "train/run.h"
+
+namespace megabyte::cli {
+
+enum class Verbosity { quiet, normal, json };
+
+class TrainProgress {
+ public:
+  explicit TrainProgress(Verbosity verbosity);
+  ~TrainProgress() { clear(); }
+  TrainProgress(const TrainProgress&) = delete;
+  TrainProgress& operator=(const TrainProgress&) = delete;
+
+  void step(const Metrics& metrics, const RunStatus& status);
+  void note(const std::string& text);  // a line that stays, unless quiet
+  // Removes the line on the terminal.
+  void clear();
+
+ private:
+  Verbosity verbosity_;
+  bool terminal_, shown_ = false;
+  std::chrono::steady_clock::time_point last_{};
+  double bpb_ = 0, weight_ = 0;  // a running mean over about the last ten steps
+  std::optional<double> valid_bpb_;
+};
+
+std::string human_duration(double seconds);  // "45s", "12m05s", "3h20m"
+std::string human_bytes(double bytes);       // "61.3 kB", in powers of 1000
+
+}  // namespace megabyte::cli

@@ -1,0 +1,188 @@
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "support/configs.h"
+
+namespace megabyte {
+namespace {
+
+Config small_config() { return test::small_configs().front().config; }
+
+// Rows of a text that repeats, so that there is something to learn.
+std::vector<uint16_t> text_rows(int64_t rows, int64_t length, uint64_t seed = 1) {
+  const std::string text = "to be or not to be ";
+  Random random(seed, 0);
+  std::vector<uint16_t> tokens;
+  for (int64_t row = 0; row < rows; ++row) {
+    const uint64_t begin = random.below(text.size());
+    for (int64_t i = 0; i < length; ++i)
+      tokens.push_back(
+          static_cast<unsigned char>(text[(begin + static_cast<uint64_t>(i)) % text.size()]));
+  }
+  return tokens;
+}
+
+struct Training {
+  std::unique_ptr<Backend> backend;
+  Hierarchy model;
+  Trainer trainer;
+
+  explicit Training(const TrainSettings& settings, DType compute = DType::f64,
+                    const Config& config = small_config(), const std::string& device = "reference")
+      : backend(make_backend(device)),
+        model(config, *backend, compute, true),
+        trainer(model, settings) {
+    model.parameters().initialize(settings.seed);
+  }
+
+  StepResult step(int64_t i, double lr = 1e-2) { return trainer.step(tokens(i).data(), i, lr); }
+  std::vector<uint16_t> tokens(int64_t i) const {
+    return text_rows(8, model.config().context(), static_cast<uint64_t>(i));
+  }
+  std::vector<double> values() const {
+    const Tensor values = model.parameters().values();
+    if (values.dtype == DType::f64) {
+      std::vector<double> out(static_cast<size_t>(values.size()));
+      backend->to_host(out.data(), values);
+      return out;
+    }
+    std::vector<float> out(static_cast<size_t>(values.size()));
+    backend->to_host(out.data(), values);
+    return {out.begin(), out.end()};
+  }
+};
+
+TrainSettings eight_rows() {
+  TrainSettings settings;
+  settings.batch = 8;
+  return settings;
+}
+
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(a[i] - b[i]));
+  return largest;
+}
+
+TEST(Trainer, LossFalls) {
+  Training training(eight_rows());
+  const double first = training.step(0).loss;
+  EXPECT_NEAR(first, std::log(256), 0.1);  // knows nothing yet
+  double last = 0;
+  for (int64_t i = 1; i < 60; ++i) last = training.step(i).loss;
+  EXPECT_LT(last, 0.4 * first);
+}
+
+TEST(Trainer, PartsOfABatchAddUpToTheBatch) {
+  Training whole(eight_rows());
+  StepResult expected;
+  for (int64_t i = 0; i < 3; ++i) expected = whole.step(i);
+  for (const auto& [batch, accumulate, micro] :
+       {std::array{8, 1, 2}, std::array{2, 4, 0}, std::array{4, 2, 1}, std::array{2, 4, 8}}) {
+    TrainSettings settings;
+    settings.batch = batch;
+    settings.accumulate = accumulate;
+    settings.micro_batch = micro;
+    Training parts(settings);
+    StepResult got;
+    for (int64_t i = 0; i < 3; ++i) got = parts.step(i);
+    EXPECT_NEAR(got.loss, expected.loss, 1e-9);
+    EXPECT_NEAR(got.grad_norm, expected.grad_norm, 1e-9 * expected.grad_norm);
+    EXPECT_LT(largest_difference(parts.values(), whole.values()), 1e-7);  // AdamW divides
+  }
+}
+
+TEST(Trainer, CheckpointedActivationsChangeNothing) {
+  for (const test::NamedConfig& named : test::small_configs()) {
+    TrainSettings settings = eight_rows();
+    settings.dropout = 0.2;
+    Training kept(settings, DType::f32, named.config);
+    settings.checkpoint_activations = true;
+    Training recomputed(settings, DType::f32, named.config);
+    EXPECT_EQ(kept.step(0).loss, recomputed.step(0).loss) << named.name;
+    EXPECT_EQ(kept.values(), recomputed.values()) << named.name;
+  }
+}
+
+TEST(Trainer, DropoutFollowsFromSeedAndStep) {
+  TrainSettings settings = eight_rows();
+  Training plain(settings);
+  settings.dropout = 0.3;
+  Training one(settings), same(settings);
+  const double loss = one.step(5).loss;
+  EXPECT_EQ(loss, same.step(5).loss);
+  EXPECT_NE(loss, plain.step(5).loss);
+  Training later(settings);
+  EXPECT_NE(loss, later.trainer.step(later.tokens(5).data(), 6, 1e-2).loss);
+}
+
+TEST(Trainer, AStepThatIsNotFiniteChangesNothing) {
+  Training training(eight_rows(), DType::f32);
+  training.step(0);
+  const Tensor pad = training.model.parameters().master("stages.0.pad");
+  std::vector<float> values(static_cast<size_t>(pad.size()));
+  training.backend->to_host(values.data(), pad);
+  std::vector<float> broken = values;
+  broken[1] = std::numeric_limits<float>::quiet_NaN();
+  training.backend->from_host(pad, broken.data());
+  const StepResult skipped = training.step(1);
+  EXPECT_FALSE(skipped.finite);
+  training.backend->from_host(pad, values.data());
+  Training other(eight_rows(), DType::f32);
+  other.step(0);
+  EXPECT_EQ(training.values(), other.values());
+  EXPECT_TRUE(training.step(1).finite);
+  other.step(1);
+  EXPECT_EQ(training.values(), other.values());  // the moments, too, were left alone
+}
+
+TEST(Trainer, ValidatesEveryRowOnce) {
+  TrainSettings settings;
+  settings.batch = 3;  // does not divide the rows
+  Training training(settings);
+  const int64_t length = training.model.config().context() - 3;
+  const Rows rows{.tokens = text_rows(7, length), .length = length};
+  training.model.prepare({.batch = 7, .length = length});
+  training.model.forward(rows.tokens.data());
+  training.model.loss(1);
+  std::vector<double> losses;
+  training.model.copy_losses(losses);
+  double sum = 0;
+  for (const double x : losses) sum += x;
+  const auto bpb = training.trainer.validate(rows);
+  ASSERT_TRUE(bpb.has_value());
+  EXPECT_NEAR(*bpb, sum / (std::numbers::ln2 * static_cast<double>(7 * length)), 1e-12);
+  EXPECT_FALSE(training.trainer.validate({}).has_value());
+}
+
+TEST(Trainer, DecaysMatricesOnly) {
+  TrainSettings settings = eight_rows();
+  Training with(settings);
+  settings.weight_decay = 0;
+  Training none(settings);
+  with.step(0, 0.1);
+  none.step(0, 0.1);
+  const Parameters& parameters = with.model.parameters();
+  for (const ParameterSpec& spec : parameters.specs()) {
+    const auto n = static_cast<size_t>(spec.shape.size());
+    std::vector<double> a(n), b(n);
+    with.backend->to_host(a.data(), parameters.master(spec.name));
+    none.backend->to_host(b.data(), none.model.parameters().master(spec.name));
+    const bool matrix =
+        spec.kind == ParameterKind::matrix || spec.kind == ParameterKind::convolution;
+    EXPECT_EQ(a != b, matrix) << spec.name;
+  }
+}
+
+}  // namespace
+}  // namespace megabyte
