@@ -26,7 +26,7 @@ std::vector<uint8_t> random_file(size_t bytes) {
 double naive_nats(WideModel& wide, const std::vector<uint8_t>& file, int64_t start, int64_t end,
                   int64_t t) {
   const std::vector<uint16_t> tokens(file.begin() + start, file.begin() + end);
-  const std::vector<double> logits = wide.full_logits(tokens, 1);
+  const std::vector<double> logits = test::full_logits(wide.model, tokens, 1);
   const int64_t V = wide.model.config().vocab_size, rows = static_cast<int64_t>(logits.size()) / V;
   const double* row = logits.data() + (t - (end - rows)) * V;
   const double top = *std::max_element(row, row + V);

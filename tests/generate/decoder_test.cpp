@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
+#include "model/files.h"
 #include "support/configs.h"
 #include "support/models.h"
 
@@ -10,12 +13,14 @@ namespace {
 
 using test::NamedConfig;
 
+using test::full_logits;
 using test::random_tokens;
 using test::relative_error;
+using test::to_host;
 using test::WideModel;
 
 // Logits of the full forward for the next byte after each row of `tokens` (B, L).
-std::vector<double> next_logits(WideModel& wide, const std::vector<uint16_t>& tokens,
+std::vector<double> next_logits(Hierarchy& model, const std::vector<uint16_t>& tokens,
                                 int64_t batch) {
   const auto length = static_cast<int64_t>(tokens.size()) / batch;
   std::vector<uint16_t> longer;
@@ -23,8 +28,8 @@ std::vector<double> next_logits(WideModel& wide, const std::vector<uint16_t>& to
     longer.insert(longer.end(), tokens.begin() + b * length, tokens.begin() + (b + 1) * length);
     longer.push_back(0);
   }
-  const std::vector<double> all = wide.full_logits(longer, batch);
-  const int64_t V = wide.model.config().vocab_size, predicted = wide.model.predicted(length + 1);
+  const std::vector<double> all = full_logits(model, longer, batch);
+  const int64_t V = model.config().vocab_size, predicted = model.predicted(length + 1);
   std::vector<double> last;
   for (int64_t b = 0; b < batch; ++b) {
     const auto end = all.begin() + (b + 1) * predicted * V;
@@ -66,26 +71,26 @@ class Feeder {
   Tensor tokens_;
 };
 
-void compare_with_full_forward(const Config& config, const std::string& device, DType compute,
-                               double tolerance) {
-  WideModel wide(config, device, compute);
+void compare_with_full_forward(Hierarchy& model, double tolerance) {
+  const Config& config = model.config();
   const int64_t T = config.context(), V = config.vocab_size;
   for (const int64_t batch : {1, 3}) {
     const std::vector<uint16_t> rows = random_tokens(config, batch * T, 4);
     const bool moving = config.latents > 0;  // its logits depend on where the row ends
-    const std::vector<double> all = moving ? std::vector<double>{} : wide.full_logits(rows, batch);
-    Decoder decoder(wide.model, batch);
-    Feeder feeder(*wide.backend, batch);
+    const std::vector<double> all =
+        moving ? std::vector<double>{} : full_logits(model, rows, batch);
+    Decoder decoder(model, batch);
+    Feeder feeder(model.backend(), batch);
     for (int64_t t = 0; t < T; ++t) {
       std::vector<double> expected;
       if (moving) {
-        expected = next_logits(wide, prefix(rows, batch, t), batch);
+        expected = next_logits(model, prefix(rows, batch, t), batch);
       } else {
         for (int64_t b = 0; b < batch; ++b)
           expected.insert(expected.end(), all.begin() + (b * T + t) * V,
                           all.begin() + (b * T + t + 1) * V);
       }
-      ASSERT_LT(relative_error(wide.host(decoder.advance()), expected), tolerance)
+      ASSERT_LT(relative_error(to_host(model.backend(), decoder.advance()), expected), tolerance)
           << "byte " << t << " of a batch of " << batch;
       feeder.accept(decoder, rows, t);
     }
@@ -98,11 +103,13 @@ class DecoderTest : public testing::TestWithParam<NamedConfig> {
 };
 
 TEST_P(DecoderTest, CachedLogitsAreThoseOfTheFullForwardInDouble) {
-  compare_with_full_forward(config(), "reference", DType::f64, 1e-11);
+  WideModel wide(config(), "reference", DType::f64);
+  compare_with_full_forward(wide.model, 1e-11);
 }
 
 TEST_P(DecoderTest, CachedLogitsAreThoseOfTheFullForwardOnTheFastestBackend) {
-  compare_with_full_forward(config(), "auto", DType::f32, 1e-5);
+  WideModel wide(config(), "auto", DType::f32);
+  compare_with_full_forward(wide.model, 1e-5);
 }
 
 // A prompt gives what its bytes give one by one, whatever its length; beyond the context too.
@@ -114,10 +121,10 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesLikeItsEnd) {
   Decoder decoder(wide.model, batch), fresh(wide.model, batch);
   Feeder feeder(*wide.backend, batch);
   for (int64_t t = 0; t < 3 * T; ++t) {
-    const std::vector<double> slid = wide.host(decoder.advance());
+    const std::vector<double> slid = to_host(*wide.backend, decoder.advance());
     fresh.prompt(prefix(rows, batch, t).data(), t);
     ASSERT_LT(fresh.length(), T);
-    ASSERT_LT(relative_error(wide.host(fresh.advance()), slid), 1e-11) << t;
+    ASSERT_LT(relative_error(to_host(*wide.backend, fresh.advance()), slid), 1e-11) << t;
     int64_t start = 0;
     while (t - start >= T) start += dropped;
     ASSERT_EQ(decoder.length(), t - start);
@@ -126,7 +133,7 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesLikeItsEnd) {
       for (int64_t b = 0; b < batch; ++b)
         visible.insert(visible.end(), rows.begin() + b * 3 * T + start,
                        rows.begin() + b * 3 * T + t);
-      ASSERT_LT(relative_error(next_logits(wide, visible, batch), slid), 1e-11) << t;
+      ASSERT_LT(relative_error(next_logits(wide.model, visible, batch), slid), 1e-11) << t;
     }
     feeder.accept(decoder, rows, t);
   }
@@ -134,6 +141,22 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesLikeItsEnd) {
 
 INSTANTIATE_TEST_SUITE_P(Family, DecoderTest, testing::ValuesIn(test::small_configs()),
                          [](const auto& c) { return c.param.name; });
+
+// The golden models: the project's own, and those of a sibling folder where there is one.
+TEST(Decoder, CachedLogitsOfGoldenModelsAreThoseOfTheFullForward) {
+  namespace fs = std::filesystem;
+  const fs::path source = MEGABYTE_SOURCE_DIR;
+  for (const fs::path& root : {source / "tests/fixtures", source / "../shared/golden"}) {
+    if (!fs::is_directory(root)) continue;
+    for (const auto& entry : fs::directory_iterator(root)) {
+      if (!fs::exists(entry.path() / "model.safetensors")) continue;
+      SCOPED_TRACE(entry.path().string());
+      const auto backend = make_backend("auto", 2);
+      const auto model = load_model(entry.path(), *backend, DType::f32, false);
+      compare_with_full_forward(*model, 1e-5);
+    }
+  }
+}
 
 TEST(Decoder, SlidingKeepsHalfAContextInWholePatches) {
   EXPECT_EQ(Decoder::kept_when_full({.stages = {{.length = 6}, {.length = 4}}}), 12);

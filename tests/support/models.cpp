@@ -45,7 +45,8 @@ WideModel::WideModel(const Config& config, const std::string& device, DType comp
   parameters.refresh_copies();
 }
 
-std::vector<double> WideModel::full_logits(const std::vector<uint16_t>& tokens, int64_t batch) {
+std::vector<double> full_logits(Hierarchy& model, const std::vector<uint16_t>& tokens,
+                                int64_t batch) {
   model.prepare({.batch = batch, .length = static_cast<int64_t>(tokens.size()) / batch});
   model.forward(tokens.data());
   std::vector<double> out;
@@ -53,9 +54,9 @@ std::vector<double> WideModel::full_logits(const std::vector<uint16_t>& tokens, 
   return out;
 }
 
-std::vector<double> WideModel::host(const Tensor& values) const {
-  if (values.dtype == DType::f64) return copy_to_host<double>(*backend, values);
-  const std::vector<float> narrow = copy_to_host<float>(*backend, values);
+std::vector<double> to_host(Backend& backend, const Tensor& values) {
+  if (values.dtype == DType::f64) return copy_to_host<double>(backend, values);
+  const std::vector<float> narrow = copy_to_host<float>(backend, values);
   return {narrow.begin(), narrow.end()};
 }
 

@@ -17,11 +17,12 @@ struct WideModel {
   Hierarchy model;
 
   WideModel(const Config& config, const std::string& device, DType compute);
-
-  // Of the full forward over tokens (B, L): (B, predicted, V).
-  std::vector<double> full_logits(const std::vector<uint16_t>& tokens, int64_t batch);
-  std::vector<double> host(const Tensor& values) const;  // f32 or f64
 };
+
+// Of the full forward over tokens (B, L): (B, predicted, V).
+std::vector<double> full_logits(Hierarchy& model, const std::vector<uint16_t>& tokens,
+                                int64_t batch);
+std::vector<double> to_host(Backend& backend, const Tensor& values);  // f32 or f64
 
 // |a - b| / |b| as vectors.
 double relative_error(const std::vector<double>& a, const std::vector<double>& b);
