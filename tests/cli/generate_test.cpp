@@ -1,5 +1,9 @@
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -132,17 +136,76 @@ TEST_F(GenerateCommand, BadUsageAndBadInputSayWhatToDo) {
   EXPECT_EQ(run_megabyte({"generate"}).exit_code, 2);
 }
 
+// A run without end whose stdout is a pipe to the test.
+class Stream {
+ public:
+  explicit Stream(const std::vector<std::string>& arguments, const std::string& err) {
+    int ends[2];
+    EXPECT_EQ(pipe(ends), 0);
+    child_ = fork();
+    if (child_ == 0) {
+      std::vector<std::string> words = arguments;
+      std::vector<char*> argv;
+      for (std::string& word : words) argv.push_back(word.data());
+      argv.push_back(nullptr);
+      dup2(ends[1], STDOUT_FILENO);
+      close(ends[0]);
+      close(ends[1]);
+      if (!freopen(err.c_str(), "wb", stderr)) _exit(126);
+      execv(argv[0], argv.data());
+      _exit(127);
+    }
+    close(ends[1]);
+    out_ = ends[0];
+  }
+
+  size_t read_some() const {
+    char bytes[256];
+    const ssize_t n = read(out_, bytes, sizeof(bytes));
+    return n > 0 ? static_cast<size_t>(n) : 0;
+  }
+  void close_reader() const { close(out_); }
+  void interrupt() const { kill(child_, SIGINT); }
+  int exit_code() const {
+    int status = 0;
+    EXPECT_EQ(waitpid(child_, &status, 0), child_);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
+ private:
+  pid_t child_;
+  int out_;
+};
+
+TEST_F(GenerateCommand, AReaderThatLeavesAndAnInterruptEndTheStreamQuietly) {
+  const std::vector<std::string> endless{MEGABYTE_BINARY,   "generate", "--model",
+                                         folder_ / "model", "--bytes",  "1000000000000"};
+  Stream left(endless, folder_ / "err");
+  EXPECT_GT(left.read_some(), 0u);
+  left.close_reader();
+  EXPECT_EQ(left.exit_code(), 0);
+  EXPECT_EQ(read_file(folder_ / "err"), "");
+
+  Stream interrupted(endless, folder_ / "err");
+  EXPECT_GT(interrupted.read_some(), 0u);
+  interrupted.interrupt();
+  while (interrupted.read_some() > 0) continue;
+  interrupted.close_reader();
+  EXPECT_EQ(interrupted.exit_code(), 0);
+  EXPECT_EQ(read_file(folder_ / "err"), "");
+}
+
 TEST(Generate, ASymbolBeyondBytesEndsASample) {
   TemporaryFolder folder;
   test::save_random_model("vocab_257", folder / "model");
   const CommandResult result =
-      run_megabyte({"generate", "--model", folder / "model", "--bytes", "4000", "--samples", "8",
+      run_megabyte({"generate", "--model", folder / "model", "--bytes", "1500", "--samples", "8",
                     "--out", folder / "out", "--temperature", "1000", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   int64_t bytes = 0, ended = 0;
   for (const auto& file : std::filesystem::directory_iterator(folder / "out")) {
     bytes += static_cast<int64_t>(file.file_size());
-    ended += file.file_size() < 4000;
+    ended += file.file_size() < 1500;
   }
   EXPECT_EQ(nlohmann::json::parse(result.err).at("bytes"), bytes);
   EXPECT_GT(ended, 4);  // one in 257 symbols ends
