@@ -139,7 +139,7 @@ TEST_F(GenerateCommand, BadUsageAndBadInputSayWhatToDo) {
 // A run without end whose stdout is a pipe to the test.
 class Stream {
  public:
-  explicit Stream(const std::vector<std::string>& arguments, const std::string& err) {
+  Stream(const std::vector<std::string>& arguments, const std::string& err) {
     int ends[2];
     EXPECT_EQ(pipe(ends), 0);
     child_ = fork();
