@@ -23,6 +23,10 @@ int main(int argc, char** argv) {
   cli::add_info(app);
   cli::add_bench(app);
   try {
+    // CLI11 would only say that a sub-command is missing.
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommand_no_throw(argv[1]) == nullptr)
+      throw UsageError(
+          fmt::format("there is no command '{}'; 'megabyte --help' lists all", argv[1]));
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {
