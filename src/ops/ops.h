@@ -147,8 +147,8 @@ class Backend {
   virtual void to_host(void* dst, const Tensor& src) = 0;          // waits for pending work
   virtual void synchronize() = 0;
   virtual void zero(const Tensor& x) = 0;
-  virtual void convert(const Tensor& src,
-                       const Tensor& dst) = 0;  // same size, any two float dtypes
+  // Same size, any two of the compute, residual and master dtypes.
+  virtual void convert(const Tensor& src, const Tensor& dst) = 0;
   // dst[r, c] = src[r, c] for r < rows, c < cols, with row strides in elements; same dtype.
   virtual void copy_rows(const Tensor& src, int64_t src_stride, const Tensor& dst,
                          int64_t dst_stride, int64_t rows, int64_t cols) = 0;
