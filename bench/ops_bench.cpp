@@ -1,5 +1,6 @@
 // Speed of single operations of the cpu backend at the shapes of the presets `tiny` and `small`:
 //   build/bench/ops_bench --benchmark_filter=bf16
+// --threads N, if given, comes first.
 // Counters: GFLOP/s of products and attention, GB/s of memory touched for all others.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
@@ -13,8 +14,10 @@
 namespace megabyte {
 namespace {
 
+int threads = 0;  // all
+
 Backend& backend() {
-  static const auto instance = make_backend("cpu");
+  static const auto instance = make_backend("cpu", threads);
   return *instance;
 }
 
@@ -252,6 +255,11 @@ void add_others(DType dtype, const std::string& type) {
 
 int main(int argc, char** argv) {
   using namespace megabyte;
+  if (argc > 2 && std::string(argv[1]) == "--threads") {
+    threads = std::stoi(argv[2]);
+    argc -= 2;
+    argv += 2;
+  }
   for (const DType dtype : {DType::bf16, DType::f32}) {
     const std::string type(name_of(dtype));
     add_products(dtype, type);

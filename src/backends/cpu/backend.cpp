@@ -1,10 +1,12 @@
 // The cpu backend: chooses for each operation between oneDNN and the kernels of this folder.
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <map>
 #include <new>
 
+#include "backends/cpu/bf16_products.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/onednn.h"
 #include "backends/cpu/rotary_table.h"
@@ -19,11 +21,6 @@ namespace {
 using cpu::Products;
 using cpu::Threads;
 
-bool multiplies_bf16() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16") != 0;
-}
-
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads) : threads_(threads), products_(threads) {}
@@ -32,24 +29,27 @@ class CpuBackend final : public Backend {
   std::string description() const override {
     return fmt::format("{} thread{}, {}{}, {}", threads_.count(), threads_.count() == 1 ? "" : "s",
                        hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets()),
-                       multiplies_bf16() ? " with bf16 products" : "", Products::description());
+                       bf16_products_ ? " with bf16 products" : "", Products::description());
   }
   bool supports(DType compute) const override {
     return compute == DType::f32 || compute == DType::bf16;
   }
   bool fast(DType compute) const override {
-    return compute == DType::f32 || (compute == DType::bf16 && multiplies_bf16());
+    return compute == DType::f32 || (compute == DType::bf16 && bf16_products_);
   }
   DType residual_dtype(DType) const override { return DType::f32; }
 
   Buffer allocate(size_t bytes) override {
-    constexpr std::align_val_t alignment{Arena::kAlignment};
+    // Large buffers ask for large pages: products walk them in steps of whole rows.
+    constexpr size_t large = size_t{2} << 20;
+    const std::align_val_t alignment{bytes < large ? Arena::kAlignment : large};
     void* data = ::operator new(bytes, alignment, std::nothrow);
     if (data == nullptr)
       fail("not enough memory: {:.1f} MiB could not be had; use a smaller batch, context or model",
            static_cast<double>(bytes) / 1048576.0);
+    if (bytes >= large) madvise(data, bytes, MADV_HUGEPAGE);
     return {static_cast<std::byte*>(data), bytes,
-            [](std::byte* p) { ::operator delete (p, std::align_val_t{Arena::kAlignment}); }};
+            [alignment](std::byte* p) { ::operator delete(p, alignment); }};
   }
   void from_host(const Tensor& dst, const void* src) override {
     std::memcpy(dst.data, src, dst.bytes());
@@ -122,6 +122,7 @@ class CpuBackend final : public Backend {
     const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
     check(w.shape[1] == K && y.size() == M * N && (!bias || bias.size() == N), "linear: shapes");
     if (M <= cpu::kFewRows) return cpu::few_row_linear(threads_, x, w, bias, activation, pre, y);
+    if (own(x, w, K)) return cpu::bf16_linear_forward(threads_, x, w, bias, activation, pre, y);
     const Tensor& product = pre ? pre : y;
     products_.multiply({x, M, K}, {w, K, N, true}, bias, product, false);
     if (pre || activation != Activation::none)
@@ -131,6 +132,8 @@ class CpuBackend final : public Backend {
                              const Tensor& saved, const Tensor& dx) override {
     const int64_t M = dy.shape[0], N = dy.shape[1], K = w.shape[1];
     check(w.shape[0] == N && dx.size() == M * K, "linear: shapes of gradients");
+    if (own(dy, w, N))
+      return cpu::bf16_linear_backward_input(threads_, dy, w, activation, saved, dx);
     products_.multiply({dy, M, N}, {w, N, K}, {}, dx, false);
     if (activation != Activation::none)
       cpu::activation_backward(threads_, dx, activation, saved, dx);
@@ -144,6 +147,7 @@ class CpuBackend final : public Backend {
                               const Tensor& dbias) override {
     const int64_t M = dy.shape[0], N = dy.shape[1], K = x.shape[1];
     check(x.shape[0] == M && dw.size() == N * K, "linear: shapes of weight gradients");
+    if (own(dy, x, 2)) return cpu::bf16_linear_backward_weight(threads_, dy, x, dw, dbias);
     products_.multiply({dy, N, M, true}, {x, M, K}, {}, dw, true);
     if (dbias) cpu::add_column_sums(threads_, dy, dbias);
   }
@@ -219,6 +223,12 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  // Is a product of these operands, of `terms` terms, one for bf16_products.h?
+  bool own(const Tensor& a, const Tensor& b, int64_t terms) const {
+    return bf16_products_ && a.dtype == DType::bf16 && b.dtype == DType::bf16 && terms % 2 == 0;
+  }
+
+  const bool bf16_products_ = cpu::has_bf16_products();
   Threads threads_;
   Products products_;
   std::map<int64_t, cpu::RotaryTable> angles_;  // by head_dim

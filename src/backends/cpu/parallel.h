@@ -43,14 +43,12 @@ class Threads {
   // Uninitialised memory of one thread, valid until its next call; it only ever grows.
   template <class T>
   T* scratch(int thread, int64_t count) {
-    Scratch& mine = scratch_[static_cast<size_t>(thread)];
-    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    if (bytes > mine.bytes) {
-      mine.data.reset();
-      mine.data.reset(static_cast<std::byte*>(::operator new(bytes, kAlignment)));
-      mine.bytes = bytes;
-    }
-    return reinterpret_cast<T*>(mine.data.get());
+    return scratch_[static_cast<size_t>(thread)].grow<T>(count);
+  }
+  // The same, of all threads together.
+  template <class T>
+  T* shared(int64_t count) {
+    return shared_.grow<T>(count);
   }
 
  private:
@@ -61,8 +59,20 @@ class Threads {
   struct alignas(64) Scratch {
     std::unique_ptr<std::byte, Free> data;
     size_t bytes = 0;
+
+    template <class T>
+    T* grow(int64_t count) {
+      const size_t wanted = static_cast<size_t>(count) * sizeof(T);
+      if (wanted > bytes) {
+        data.reset();
+        data.reset(static_cast<std::byte*>(::operator new(wanted, kAlignment)));
+        bytes = wanted;
+      }
+      return reinterpret_cast<T*>(data.get());
+    }
   };
-  std::vector<Scratch> scratch_;
+  std::vector<Scratch> scratch_;  // by thread
+  Scratch shared_;
 };
 
 }  // namespace megabyte::cpu
