@@ -29,10 +29,9 @@ inline std::array<uint32_t, 4> philox(uint64_t seed, uint64_t stream, uint64_t i
   return {c0, c1, c2, c3};
 }
 
-// Uniform in (0, 1): 24 bits, never 0 and never 1.
-inline float uniform(uint32_t word) {
-  return (static_cast<float>(word >> 8) + 0.5f) * (1.0f / 16777216.0f);
-}
+// Uniform in (0, 1), never 0 and never 1: 23 bits, because with the half a 24th would round up
+// to 1.
+inline float uniform(uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; }
 
 // A stream of numbers drawn one after another.
 class Random {
@@ -45,7 +44,7 @@ class Random {
     __extension__ using Wide = unsigned __int128;
     return static_cast<uint64_t>((static_cast<Wide>(bits64()) * bound) >> 64);
   }
-  double uniform01() { return (static_cast<double>(bits64() >> 11) + 0.5) * 0x1p-53; }
+  double uniform01() { return (static_cast<double>(bits64() >> 12) + 0.5) * 0x1p-52; }
   // Standard normal (Box-Muller).
   double normal() {
     const double radius = std::sqrt(-2.0 * std::log(uniform01()));
