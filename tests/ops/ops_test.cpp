@@ -57,7 +57,8 @@ TEST_P(OpGradient, IsTheSlope) {
     for (const auto& [y, dy] : c.cotangents) sum += dot(out.at(y), values.at(dy));
     return sum;
   };
-  for (const auto& [x, dx] : c.gradients) {
+  for (const auto& pair : c.gradients) {
+    const std::string &x = pair.first, &dx = pair.second;
     std::vector<double> gradient = after.at(dx);
     if (argument(c, dx).use == Use::adds)
       for (size_t i = 0; i < gradient.size(); ++i) gradient[i] -= values.at(dx)[i];
