@@ -83,6 +83,7 @@ TrainBench bench_training(const BenchOptions& options, const Config& config, int
   settings.micro_batch = options.micro_batch;
   settings.dtype = name_of(compute);
   settings.checkpoint_activations = options.checkpoint;
+  settings.steps = 1;  // as many as it takes; validate() asks for a budget
   validate(settings);
   Hierarchy model(config, backend, compute, true);
   model.parameters().initialize(1);
@@ -206,9 +207,9 @@ void bench(const BenchOptions& options) {
   if (!options.json) {
     fmt::print("{}: {}\n", backend->name(), backend->description());
     for (const auto& [type, flops] : products.items())
-      fmt::print("{:<12} {:>8}FLOP/s  product of 2048 x 2048 matrices, {}\n", "ceiling",
-                 scaled(flops.get<double>()), type);
-    fmt::print("{:<12} {:>8}B/s     sum of two arrays of 128 MiB\n", "ceiling", scaled(memory));
+      fmt::print("{:<12} {:>12}  product of 2048 x 2048 matrices, {}\n", "ceiling",
+                 scaled(flops.get<double>(), "FLOP/s"), type);
+    fmt::print("{:<12} {:>12}  sum of two arrays of 128 MiB\n", "ceiling", scaled(memory, "B/s"));
   }
   if (training) {
     const double flops = training->flops_per_byte * training->bytes_per_s();
@@ -225,10 +226,10 @@ void bench(const BenchOptions& options) {
     if (share) out["train"]["share_of_peak"] = *share;
     if (!options.json)
       fmt::print(
-          "{:<12} {:>8}bytes/s {}, {}, {} x {} bytes a step, median of {}; {}FLOP/s{}; peak "
+          "{:<12} {:>12}  {}, {}, {} x {} bytes a step, median of {}; {}{}; peak "
           "memory {}\n",
-          "training", scaled(training->bytes_per_s()), name, type, training->batch,
-          training->length, training->steps, scaled(flops),
+          "training", scaled(training->bytes_per_s(), "B/s"), name, type, training->batch,
+          training->length, training->steps, scaled(flops, "FLOP/s"),
           share ? fmt::format(", {:.0f}% of the ceiling", *share * 100) : "",
           memory_size(training->peak_memory));
   }
@@ -241,11 +242,11 @@ void bench(const BenchOptions& options) {
                        {"weight_bytes_per_s", generation->weights_per_s()}};
     if (!options.json)
       fmt::print(
-          "{:<12} {:>8}bytes/s {}, {}, {} sample{} of {} bytes, median of {}; {}B/s of "
+          "{:<12} {:>12}  {}, {}, {} sample{} of {} bytes, median of {}; {}B/s of "
           "weights\n",
-          "generation", scaled(generation->bytes_per_s()), name, name_of(generation->compute),
-          generation->samples, generation->samples == 1 ? "" : "s", generation->bytes,
-          generation->runs, scaled(generation->weights_per_s()));
+          "generation", scaled(generation->bytes_per_s(), "B/s"), name,
+          name_of(generation->compute), generation->samples, generation->samples == 1 ? "" : "s",
+          generation->bytes, generation->runs, scaled(generation->weights_per_s(), "B/s"));
   }
   if (options.json) fmt::print("{}\n", out.dump(2));
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <string_view>
 
 namespace megabyte::cli {
 namespace {
@@ -24,8 +23,8 @@ std::string with_prefix(double value, double step, const std::string_view (&pref
 
 }  // namespace
 
-std::string scaled(double value) {
-  return with_prefix(value, 1000, {"", "k", "M", "G", "T", "P"}, "");
+std::string scaled(double value, std::string_view unit) {
+  return with_prefix(value, 1000, {"", "k", "M", "G", "T", "P"}, unit);
 }
 
 std::string memory_size(double bytes) {

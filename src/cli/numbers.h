@@ -2,10 +2,12 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace megabyte::cli {
 
-std::string scaled(double value);       // three digits and a decimal prefix: "1.91 G", "640"
+// Three digits, a decimal prefix and the unit: "1.91 G", "640", "23.1 kB/s".
+std::string scaled(double value, std::string_view unit = {});
 std::string memory_size(double bytes);  // "1.5 GiB", "640 B"
 
 }  // namespace megabyte::cli
