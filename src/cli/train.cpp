@@ -23,13 +23,12 @@ namespace fs = std::filesystem;
 // program at once.
 volatile std::sig_atomic_t stop_signal = 0;
 
-void catch_signals() {
+void catch_stop_signals() {
   struct sigaction action {};
   action.sa_handler = [](int signal) { stop_signal = signal; };
   action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
-  std::signal(SIGXFSZ, SIG_IGN);  // a file above the limit: an error of write(), with a message
 }
 
 TrainingState asked_run(const TrainOptions& options) {
@@ -78,6 +77,7 @@ void print_result(const TrainOptions& options, const RunResult& result) {
 }
 
 void train(const TrainOptions& options) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file above the limit: an error of write(), with a message
   const fs::path out = options.out;
   TrainingState state = asked_run(options);
   TrainSettings& settings = state.settings;
@@ -105,6 +105,12 @@ void train(const TrainOptions& options) {
   } else {
     model.parameters().initialize(settings.seed, settings.init_stddev);
   }
+  if (finished && options.json) {
+    print_result(
+        options,
+        {.finished = true, .saved_step = state.step, .last = {}, .elapsed = state.elapsed});
+    return;
+  }
   if (finished) {
     if (!options.quiet)
       fmt::print(stderr,
@@ -116,10 +122,12 @@ void train(const TrainOptions& options) {
 
   TrainingRun run(out, state, trainer, *data);
   if (!options.resume) {
-    fs::create_directories(out);
+    std::error_code error;
+    fs::create_directories(out, error);
+    if (error) fail("cannot create the folder {}: {}", out.string(), error.message());
     run.save();
   }
-  catch_signals();
+  catch_stop_signals();
   TrainProgress progress(options.quiet  ? Verbosity::quiet
                          : options.json ? Verbosity::json
                                         : Verbosity::normal);

@@ -141,12 +141,11 @@ void check_same_run(const TrainingState& saved, const TrainingState& now) {
         "{}",
         key, kAdvice));
   }
-  if (saved.train_bytes != now.train_bytes)
-    fail("--data has {} bytes to train on, but the run to resume had {}: {}", now.train_bytes,
-         saved.train_bytes, kAdvice);
-  if (saved.valid_bytes != now.valid_bytes)
-    fail("there are {} held-out bytes, but the run to resume had {}: {}", now.valid_bytes,
-         saved.valid_bytes, kAdvice);
+  if (saved.train_bytes != now.train_bytes || saved.valid_bytes != now.valid_bytes)
+    throw UsageError(fmt::format(
+        "--data and --valid give {} bytes to train on and {} held-out ones, but the run to resume "
+        "has {} and {}: {}",
+        now.train_bytes, now.valid_bytes, saved.train_bytes, saved.valid_bytes, kAdvice));
 }
 
 }  // namespace megabyte

@@ -2,35 +2,64 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 
 namespace megabyte::test {
 
-CommandResult run_megabyte(const std::vector<std::string>& arguments, const std::string& input) {
-  TemporaryFolder folder;
-  write_file(folder / "in", input);
+RunningMegabyte::RunningMegabyte(const std::vector<std::string>& arguments,
+                                 const std::string& input, uint64_t largest_file) {
+  write_file(folder_ / "in", input);
   std::vector<std::string> words{MEGABYTE_BINARY};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  const std::string in = folder / "in", out = folder / "out", err = folder / "err";
-  const pid_t child = fork();
-  if (child == 0) {
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    if (!freopen(in.c_str(), "rb", stdin) || !freopen(out.c_str(), "wb", stdout) ||
-        !freopen(err.c_str(), "wb", stderr))
-      _exit(126);
-    execv(argv[0], argv.data());
-    _exit(127);
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const std::string in = folder_ / "in", out = folder_ / "out", err = folder_ / "err";
+  child_ = fork();
+  if (child_ < 0) throw std::runtime_error("fork failed");
+  if (child_ > 0) return;
+  const rlimit limit{largest_file, largest_file};
+  if (largest_file > 0 && setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(126);
+  if (!freopen(in.c_str(), "rb", stdin) || !freopen(out.c_str(), "wb", stdout) ||
+      !freopen(err.c_str(), "wb", stderr))
+    _exit(126);
+  execv(argv[0], argv.data());
+  _exit(127);
+}
+
+RunningMegabyte::~RunningMegabyte() {
+  if (!running()) return;
+  send(SIGKILL);
+  wait();
+}
+
+void RunningMegabyte::send(int signal) const {
+  if (child_ > 0) kill(child_, signal);  // once it was waited for, the number means nothing
+}
+
+bool RunningMegabyte::running() {
+  if (child_ >= 0 && waitpid(child_, &status_, WNOHANG) == child_) child_ = -1;
+  return child_ >= 0;
+}
+
+CommandResult RunningMegabyte::wait() {
+  if (child_ >= 0) {
+    EXPECT_EQ(waitpid(child_, &status_, 0), child_);
   }
-  int status = 0;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_file(out),
-          read_file(err)};
+  child_ = -1;
+  return {WIFEXITED(status_) ? WEXITSTATUS(status_) : 128 + WTERMSIG(status_),
+          read_file(folder_ / "out"), read_file(folder_ / "err")};
+}
+
+CommandResult run_megabyte(const std::vector<std::string>& arguments, const std::string& input) {
+  return RunningMegabyte(arguments, input).wait();
 }
 
 TemporaryFolder::TemporaryFolder() {

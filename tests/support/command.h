@@ -1,6 +1,7 @@
 // Runs the program `megabyte` as a user would and gives back what it printed.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -28,6 +29,26 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
+};
+
+// The program at work: to be signalled, and waited for. `largest_file` bounds what it may write (a
+// full disk, as far as the program can tell); 0 = no bound.
+class RunningMegabyte {
+ public:
+  explicit RunningMegabyte(const std::vector<std::string>& arguments, const std::string& input = "",
+                           uint64_t largest_file = 0);
+  ~RunningMegabyte();  // kills what is still running
+  RunningMegabyte(const RunningMegabyte&) = delete;
+  RunningMegabyte& operator=(const RunningMegabyte&) = delete;
+
+  void send(int signal) const;
+  bool running();
+  CommandResult wait();
+
+ private:
+  TemporaryFolder folder_;
+  int child_ = -1;  // -1 once waited for
+  int status_ = 0;
 };
 
 void write_file(const std::filesystem::path& file, const std::string& content);
