@@ -157,7 +157,7 @@ void print_text(const EvalOptions& options, const Evaluation& result) {
              static_cast<double>(total.forward_bytes) / static_cast<double>(total.bytes),
              result.seconds, static_cast<double>(total.bytes) / result.seconds);
   if (options.word_perplexity)
-    fmt::print("word-level perplexity {:.2f} over {} words\n", result.word_perplexity(),
+    fmt::print("word-level perplexity {:.6g} over {} words\n", result.word_perplexity(),
                result.words);
   if (options.by_position) {
     fmt::print("place in the patch, bits per byte\n");
