@@ -8,7 +8,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 BENCH_PRESETS ?= tiny small
 
-.PHONY: help deps build quickstart test test-sanitize bench format tidy install clean
+.PHONY: help deps build quickstart test test-sanitize bench bench-ops bench-torch format tidy install clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 24
@@ -41,6 +41,17 @@ bench: ## Measure training and generation beside this machine's ceilings
 	@scripts/deps.sh build
 	@scripts/build.sh release megabyte_cli
 	@for preset in $(BENCH_PRESETS); do build/megabyte bench --preset $$preset; done
+
+bench-ops: ## Measure single operations (Google Benchmark)
+	@scripts/deps.sh build bench
+	@cmake --preset release -DMEGABYTE_BENCH=ON >/dev/null
+	@cmake --build build --parallel $(JOBS) --target ops_bench
+	@build/bench/ops_bench
+
+bench-torch: ## The same as bench beside PyTorch (Debian's python3-torch), with ratios
+	@scripts/deps.sh build peer
+	@scripts/build.sh release megabyte_cli
+	@for preset in $(BENCH_PRESETS); do /usr/bin/python3 bench/torch_peer.py --preset $$preset --beside build/megabyte; done
 
 format: ## Format all C++ sources (clang-format)
 	@scripts/deps.sh format

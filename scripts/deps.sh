@@ -9,7 +9,8 @@ declare -A groups=(
   [build]="g++ cmake ninja-build libdnnl-dev libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev"
   [test]="libgtest-dev libgmock-dev clang libclang-rt-dev"
   [quickstart]="perl perl-doc gzip bzip2 xz-utils"
-  [bench]="libbenchmark-dev python3-torch"
+  [bench]="libbenchmark-dev"
+  [peer]="python3-torch"
   [format]="clang-format"
   [tidy]="clang-tidy"
 )
