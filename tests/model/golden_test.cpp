@@ -28,6 +28,8 @@ struct Golden {
   Tolerance tolerance;
 };
 
+void PrintTo(const Golden& golden, std::ostream* out) { *out << golden.folder; }
+
 std::vector<Golden> golden_cases() {
   const std::vector<Tolerance> tolerances{
       {"reference", "f64", 1e-6, 1e-6, 1e-6},
