@@ -255,8 +255,8 @@ void bench(const BenchOptions& options) {
 
 void add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = app.add_subcommand(
-      "bench", "speed of training and generation, beside this machine's measured ceilings");
+  CLI::App* command =
+      app.add_subcommand("bench", "measure training and generation beside this machine's ceilings");
   command->add_option("--preset", options->preset, "the model (megabyte info --presets)")
       ->capture_default_str();
   command->add_option("--config", options->config, "the model by its config.json");

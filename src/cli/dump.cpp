@@ -98,8 +98,8 @@ void dump(const DumpOptions& options) {
 
 void add_dump(CLI::App& app) {
   auto options = std::make_shared<DumpOptions>();
-  CLI::App* command = app.add_subcommand(
-      "dump", "write logits, loss and gradients of one batch, to compare implementations");
+  CLI::App* command =
+      app.add_subcommand("dump", "write logits, loss and gradients, to compare implementations");
   command->add_option("--model", options->model, "folder of the model")->required();
   command
       ->add_option("--input", options->input,

@@ -179,7 +179,7 @@ void eval(const EvalOptions& options) {
 
 void add_eval(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App* command = app.add_subcommand("eval", "bits per byte of files under a model");
+  CLI::App* command = app.add_subcommand("eval", "score files in bits per byte");
   command->footer(
       "Each file is a sequence of its own, of any length, and each of its bytes is scored once.\n"
       "  basic            windows of the context, side by side\n"

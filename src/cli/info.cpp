@@ -247,8 +247,8 @@ void info(const InfoOptions& options) {
 
 void add_info(CLI::App& app) {
   auto options = std::make_shared<InfoOptions>();
-  CLI::App* command = app.add_subcommand(
-      "info", "parameters, operations, memory and serial steps of a model, a config or a preset");
+  CLI::App* command =
+      app.add_subcommand("info", "count a model's parameters, operations, memory and serial steps");
   command->add_option("target", options->target,
                       "a model's folder, a config file or a preset's name");
   command->add_option("--set", options->set, "change a key of the config: stages.1.layers=4");

@@ -144,7 +144,7 @@ void train(const TrainOptions& options) {
 
 void add_train(CLI::App& app) {
   auto options = std::make_shared<TrainOptions>();
-  CLI::App* command = app.add_subcommand("train", "");
+  CLI::App* command = app.add_subcommand("train", "train a model on files of raw bytes");
   options->add_to(*command);
   command->callback([options, command] {
     options->note_given(*command);

@@ -6,10 +6,8 @@
 namespace megabyte::cli {
 namespace {
 
-constexpr const char* kDescription =
-    R"(Trains a model on files of raw bytes and writes it to a folder.
-
-Data: files in sorted path order make one long sequence; windows of one context are drawn at random
+constexpr const char* kDetails =
+    R"(Data: files in sorted path order make one long sequence; windows of one context are drawn at random
 from it. The last 5% of all bytes are held out, or --valid names the held-out data.
 
 Learning rate: rises to --lr over --warmup steps (the preset's warm-up: at most a tenth of the run),
@@ -29,7 +27,7 @@ run starts, after all its input was checked.)";
 }  // namespace
 
 void TrainOptions::add_to(CLI::App& command) {
-  command.description(kDescription);
+  command.footer(kDetails);
   TrainSettings& s = given;
   const char* group = "Data";
   command
@@ -46,8 +44,7 @@ void TrainOptions::add_to(CLI::App& command) {
   group = "Model";
   command
       .add_option("--preset", preset,
-                  "a model by name: " + fmt::format("{}", fmt::join(preset_names(), ", ")) +
-                      " (default quickstart)")
+                  "a model by name, from 'megabyte info --presets' (default quickstart)")
       ->group(group);
   command.add_option("--config", config, "a model by its config.json")->group(group);
   command
