@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "cli/ceiling.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/numbers.h"
@@ -139,28 +140,7 @@ GenerateBench bench_generation(const BenchOptions& options, const Config& config
           .weight_bytes = weights * static_cast<double>(size_of(compute))};
 }
 
-// The machine itself: one large product, and a sum of two arrays far larger than any cache.
-double product_ceiling(Backend& backend, DType type) {
-  constexpr int64_t N = 2048;
-  const size_t bytes = static_cast<size_t>(N * N) * size_of(type);
-  Buffer buffer = backend.allocate(3 * bytes);
-  const auto matrix = [&](size_t i) { return Tensor{buffer.data() + i * bytes, type, {N, N}}; };
-  const Tensor x = matrix(0), w = matrix(1), y = matrix(2);
-  std::vector<float> values(static_cast<size_t>(N * N));
-  Random random(2, 0);
-  for (float& value : values) value = static_cast<float>(random.normal());
-  Buffer staging = backend.allocate(values.size() * sizeof(float));
-  const Tensor source{staging.data(), DType::f32, {N, N}};
-  backend.from_host(source, values.data());
-  backend.convert(source, x);
-  backend.convert(source, w);
-  const std::vector<double> times = repeat(1, 3, [&] {
-    backend.linear_forward(x, w, {}, Activation::none, {}, y);
-    backend.synchronize();
-  });
-  return 2.0 * N * N * N / *std::min_element(times.begin(), times.end());
-}
-
+// The machine itself: a sum of two arrays far larger than any cache.
 double memory_ceiling(Backend& backend) {
   constexpr int64_t size = int64_t{1} << 25;  // 128 MiB each
   Buffer buffer = backend.allocate(3 * sizeof(float) * size);
@@ -196,7 +176,7 @@ void bench(const BenchOptions& options) {
   for (const DType type : {DType::f32, DType::bf16})
     if (backend->fast(type)) types.push_back(type);
   nlohmann::ordered_json products;
-  for (const DType type : types) products[name_of(type)] = product_ceiling(*backend, type);
+  for (const DType type : types) products[name_of(type)] = product_ceiling(*backend, type, 2048, 1);
   const double memory = memory_ceiling(*backend);
 
   nlohmann::ordered_json out{{"model", name},

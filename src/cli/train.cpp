@@ -9,9 +9,12 @@
 #include <string>
 
 #include "base/error.h"
+#include "cli/ceiling.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "cli/train_options.h"
 #include "cli/train_progress.h"
+#include "model/cost.h"
 #include "train/run.h"
 
 namespace megabyte::cli {
@@ -64,7 +67,7 @@ void print_result(const TrainOptions& options, const RunResult& result) {
         options.out, result.saved_step, options.out);
   } else {
     fmt::print("Trained {} steps, {} in {}: {:.3f} bits per byte{}. The model is in {}.\n",
-               last.step, human_bytes(static_cast<double>(last.bytes)),
+               last.step, scaled(static_cast<double>(last.bytes), "B"),
                human_duration(result.elapsed), last.bpb(),
                last.valid_bpb ? fmt::format(", {:.3f} on held-out data", *last.valid_bpb) : "",
                options.out);
@@ -131,6 +134,12 @@ void train(const TrainOptions& options) {
   TrainProgress progress(options.quiet  ? Verbosity::quiet
                          : options.json ? Verbosity::json
                                         : Verbosity::normal);
+  if (!options.quiet && !options.json && backend->name() != "reference") {
+    const Cost cost = count_cost(state.config, state.config.context());
+    const double seen = static_cast<double>(cost.predicted) / static_cast<double>(cost.length);
+    progress.set_peak(cost.training(settings.checkpoint_activations) * seen,
+                      product_ceiling(*backend, compute, 1024, 0.05));
+  }
   const RunResult result =
       run.run({.on_step = [&](const Metrics& metrics,
                               const RunStatus& status) { progress.step(metrics, status); },

@@ -168,6 +168,8 @@ void TrainOptions::apply(TrainingState& state) const {
   for_each_setting([&](const char* name, auto member, bool) {
     if (given_names.contains(name)) s.*member = given.*member;
   });
+  for (auto* paths : {&s.data, &s.valid})  // so that --resume finds them from any folder
+    for (std::string& path : *paths) path = std::filesystem::absolute(path).string();
   if (!assignments.empty()) {
     for (const std::string& assignment : assignments) set_key(state.config, assignment);
     validate(state.config, "--set");

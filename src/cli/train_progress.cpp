@@ -4,9 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
+
+#include "cli/numbers.h"
 
 namespace megabyte::cli {
 
@@ -17,18 +18,13 @@ std::string human_duration(double seconds) {
   return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
 }
 
-std::string human_bytes(double bytes) {
-  constexpr std::array units{"B", "kB", "MB", "GB", "TB"};
-  size_t unit = 0;
-  while (bytes >= 1000 && unit + 1 < units.size()) {
-    bytes /= 1000;
-    ++unit;
-  }
-  return fmt::format("{:.{}f} {}", bytes, unit == 0 || bytes >= 100 ? 0 : 1, units[unit]);
-}
-
 TrainProgress::TrainProgress(Verbosity verbosity)
     : verbosity_(verbosity), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+void TrainProgress::set_peak(double flops_per_byte, double peak) {
+  flops_per_byte_ = flops_per_byte;
+  peak_ = peak;
+}
 
 void TrainProgress::step(const Metrics& metrics, const RunStatus& status) {
   if (verbosity_ == Verbosity::quiet) return;
@@ -50,10 +46,14 @@ void TrainProgress::step(const Metrics& metrics, const RunStatus& status) {
   last_ = now;
   const std::string of =
       status.total_steps > 0 ? fmt::format("/{}", status.total_steps) : std::string();
-  fmt::print(stderr, "{}{:3.0f}%  step {}{}  {:.3f} bits per byte{}  {}/s  {} left{}",
+  const std::string share =
+      peak_ > 0
+          ? fmt::format(" ({:.0f}% of peak)", 100 * metrics.bytes_per_s * flops_per_byte_ / peak_)
+          : std::string();
+  fmt::print(stderr, "{}{:3.0f}%  step {}{}  {:.3f} bits per byte{}  {}{}  {} left{}",
              terminal_ ? "\r\033[K" : "", std::floor(100 * status.progress), metrics.step, of, bpb_,
              valid_bpb_ ? fmt::format(" (held-out {:.3f})", *valid_bpb_) : "",
-             human_bytes(metrics.bytes_per_s), human_duration(status.seconds_left),
+             scaled(metrics.bytes_per_s, "B/s"), share, human_duration(status.seconds_left),
              terminal_ ? "" : "\n");
   shown_ = terminal_;
   std::fflush(stderr);

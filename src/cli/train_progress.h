@@ -19,6 +19,8 @@ class TrainProgress {
   TrainProgress(const TrainProgress&) = delete;
   TrainProgress& operator=(const TrainProgress&) = delete;
 
+  // For the share of the machine's peak: FLOPs of a byte, and the most FLOP/s that there could be.
+  void set_peak(double flops_per_byte, double peak);
   void step(const Metrics& metrics, const RunStatus& status);
   void note(const std::string& text);  // a line that stays, unless quiet
   // Removes the line on the terminal.
@@ -29,10 +31,10 @@ class TrainProgress {
   bool terminal_, shown_ = false;
   std::chrono::steady_clock::time_point last_{};
   double bpb_ = 0, weight_ = 0;  // a running mean over about the last ten steps
+  double flops_per_byte_ = 0, peak_ = 0;
   std::optional<double> valid_bpb_;
 };
 
 std::string human_duration(double seconds);  // "45s", "12m05s", "3h20m"
-std::string human_bytes(double bytes);       // "61.3 kB", in powers of 1000
 
 }  // namespace megabyte::cli
