@@ -20,7 +20,7 @@ class EvalCommand : public testing::Test {
  protected:
   void SetUp() override {
     test::save_random_model("cross_patch", folder_ / "model");
-    write_file(folder_ / "a", std::string("\0\0 two words \xff and more than one context", 42));
+    write_file(folder_ / "a", std::string("\0\0 two words \xff and more than one context..", 42));
     std::filesystem::create_directories(folder_ / "data/inner");
     write_file(folder_ / "data/b", "short");
     write_file(folder_ / "data/inner/c", std::string(100, 'x'));
