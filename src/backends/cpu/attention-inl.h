@@ -14,6 +14,7 @@
 
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/simd-inl.h"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace megabyte::cpu::HWY_NAMESPACE {
@@ -49,6 +50,24 @@ HWY_INLINE V feature(V x) {
 }
 HWY_INLINE V feature_derivative(V x) {
   return hn::IfThenElse(hn::Gt(x, zero()), set(1.0f), exp(hn::Min(x, zero())));
+}
+
+// Asks for rows of one head ahead of their use: their steps are too wide for the processor to
+// foresee, and short sequences have nothing to do while they wait. (Long ones find their rate.)
+template <class T>
+HWY_INLINE void prefetch_rows(const T* in, int64_t stride, int64_t rows, int64_t dim) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t r = 0; r < std::min<int64_t>(rows, 32); ++r)
+    for (int64_t i = 0; i < dim; i += kLine) hwy::Prefetch(in + r * stride + i);
+}
+// The queries, keys and values of one head of one sequence.
+template <class T>
+HWY_INLINE void prefetch_head(const AttentionShape& shape, const T* qkv, int64_t sequence,
+                              int64_t head) {
+  const int64_t row = 3 * shape.dim();
+  const T* q = qkv + sequence * shape.length * row + head * shape.head_dim;
+  for (int64_t part = 0; part < 3; ++part)
+    prefetch_rows(q + part * shape.dim(), row, shape.length, shape.head_dim);
 }
 
 // out[r][i] = f(in[r * stride + i]), rows padded with zeros to `width` floats.

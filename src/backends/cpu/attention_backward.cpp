@@ -152,6 +152,7 @@ void BackwardHead(const AttentionShape& shape, const T* qkv, const T* out, const
   int64_t held = 0;  // rows of the window that older sequences added to
   for (int64_t s = first; s < first + sequences; ++s) {
     const Window window = window_of(shape, s);
+    if (s + 1 < first + sequences) prefetch_head(shape, qkv, s + 1, head);
     std::fill(memory.dkeys + held * width, memory.dkeys + window.keys * width, 0.0f);
     std::fill(memory.dvalues + held * width, memory.dvalues + window.keys * width, 0.0f);
     BackwardSequence(shape, qkv, out, stats, dout, dqkv, s, head, memory);
@@ -181,15 +182,23 @@ void AttentionBackward(Threads& threads, const AttentionShape& shape, const Tens
     const T* dy = dout.as<T>();
     T* dx = dqkv.as<T>();
     const float* lse = stats.as<float>();
-    threads.parallel(shape.sequences / group * shape.heads, std::max<int64_t>(1, 8192 / work),
-                     [&](int64_t begin, int64_t end, int t) HWY_ATTR {
-                       const BackwardMemory memory(
-                           threads.scratch<float>(t, BackwardMemory::size(keys, dim, width)), keys,
-                           dim, width);
-                       for (int64_t i = begin; i < end; ++i)
-                         BackwardHead(shape, in, y, lse, dy, dx, i / shape.heads * group, group,
-                                      i % shape.heads, memory);
-                     });
+    threads.parallel(
+        shape.sequences / group * shape.heads, std::max<int64_t>(1, 8192 / work),
+        [&](int64_t begin, int64_t end, int t) HWY_ATTR {
+          const BackwardMemory memory(
+              threads.scratch<float>(t, BackwardMemory::size(keys, dim, width)), keys, dim, width);
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t next = (i + 1) / shape.heads, next_head = (i + 1) % shape.heads;
+            if (group == 1 && i + 1 < end) {
+              prefetch_head(shape, in, next, next_head);
+              const int64_t at = next * shape.queries * shape.dim() + next_head * dim;
+              prefetch_rows(dy + at, shape.dim(), shape.queries, dim);
+              prefetch_rows(y + at, shape.dim(), shape.queries, dim);
+            }
+            BackwardHead(shape, in, y, lse, dy, dx, i / shape.heads * group, group, i % shape.heads,
+                         memory);
+          }
+        });
   });
 }
 

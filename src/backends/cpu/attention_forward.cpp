@@ -145,8 +145,11 @@ void AttentionForward(Threads& threads, const AttentionShape& shape, const Tenso
     threads.parallel(shape.sequences * shape.heads, std::max<int64_t>(1, 16384 / work),
                      [&](int64_t begin, int64_t end, int t) HWY_ATTR {
                        float* mine = threads.scratch<float>(t, memory);
-                       for (int64_t i = begin; i < end; ++i)
+                       for (int64_t i = begin; i < end; ++i) {
+                         if (i + 1 < end)
+                           prefetch_head(shape, in, (i + 1) / shape.heads, (i + 1) % shape.heads);
                          ForwardHead(shape, in, i / shape.heads, i % shape.heads, y, lse, mine);
+                       }
                      });
   });
 }
