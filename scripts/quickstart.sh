@@ -10,7 +10,7 @@ out=out/quickstart
 megabyte=build/megabyte
 export LC_ALL=C
 
-# The manual's own sources (package perl-doc, English, 7.6 MB). Left out: perltoc, which repeats the
+# The manual's own sources (package perl-doc, English, 7.9 MB). Left out: perltoc, which repeats the
 # headings of all the others, and perluniprops, a generated table.
 pods=$(perl -e 'for (@INC) { for my $d ("$_/pod", "$_/pods") { if (-e "$d/perlfunc.pod") { print $d; exit } } }')
 [[ -n $pods ]] || {
