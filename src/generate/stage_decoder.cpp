@@ -13,7 +13,6 @@ StageDecoder::StageDecoder(const Hierarchy& model, int stage, int64_t batch, Are
   const BatchPlan row_plan{.batch = 1, .length = config.context()};
   const DType compute = model.compute(), residual = backend_.residual_dtype(compute);
   const StageShape row = make_stage_shape(config, stage, row_plan, compute, residual);
-  const AttentionShape& at = row.encoder_block.attention;
   shape_ = row.encoder_block;
   n_ = row.length;
   patch_ = row.patch;
@@ -22,16 +21,15 @@ StageDecoder::StageDecoder(const Hierarchy& model, int stage, int64_t batch, Are
   per_patch_ = config.patch_bytes(0) / patch_;
   coarsest_ = stage == 0;
   encodes_ = row.encodes;
-  running_state_ = at.linear && at.cross == 0;
-  capacity_ = std::min(n_ + at.cross, row.positions());
+  capacity_ = cache_capacity(shape_);
 
   const int64_t D = row.dim, rows = batch * n_;
   for (size_t i = 0; i < weights_.encoder.size(); ++i)
-    encoder_.push_back(plan_block_cache(arena, shape_, batch, capacity_, running_state_));
+    encoder_.push_back(plan_block_cache(arena, shape_, batch, capacity_));
   for (size_t i = 0; i < weights_.blocks.size(); ++i) {
     const bool latent = latents_ > 0 && i > 0;  // past the latents the window takes over
     const int64_t capacity = latent ? std::min(capacity_, latents_) : capacity_;
-    blocks_.push_back(plan_block_cache(arena, shape_, batch, capacity, running_state_));
+    blocks_.push_back(plan_block_cache(arena, shape_, batch, capacity));
   }
   scratch_ = plan_block_decode(arena, shape_, batch);
   if (!row.convolutions.empty())
@@ -82,18 +80,18 @@ BlockStep StageDecoder::block_step() const {
                      .position = next_ % n_,
                      .first = 0,
                      .linear = at.linear};
-  if (at.cross > 0) {  // a ring over the whole row
+  if (at.cross > 0 && !keeps_running_sum(shape_)) {  // a ring over the whole row
     decode.position = next_;
     decode.first = std::max<int64_t>(0, next_ - next_ % n_ - at.cross);
   }
-  return {decode, decode.position};
+  return {.attention = decode, .rotary_position = decode.position, .row_position = next_};
 }
 
 Pending StageDecoder::run(const std::vector<BlockWeights>& weights,
                           const std::vector<BlockCache>& caches, Pending h) const {
   BlockStep step = block_step();
   for (size_t i = 0; i < weights.size(); ++i) {
-    if (running_state_ && starts_sequence()) backend_.zero(caches[i].state);
+    if (starts_sequence()) begin_sequence(backend_, shape_, next_, caches[i], scratch_);
     if (caches[i].keys) step.attention.capacity = caches[i].keys.shape[2];
     h = block_decode(backend_, shape_, step, weights[i], caches[i], h, scratch_);
     if (i == 0 && window_ && &weights == &weights_.blocks) {

@@ -55,7 +55,7 @@ class StageDecoder {
   BlockShape shape_;
   int64_t batch_, n_, patch_, embed_dim_, latents_;
   int64_t per_patch_;  // positions under one position of stage 0
-  bool coarsest_, encodes_, running_state_;
+  bool coarsest_, encodes_;
   int64_t capacity_;
   int64_t next_ = 0;  // position in the row
 

@@ -46,10 +46,16 @@ void StageDecoder::absorb_block(const StageShape& shape, int64_t patches, bool e
     absorb_keys(activations.qkv, cache, row_length, first, complete);
     return;
   }
+  const Tensor in = activations.qkv.view({activations.qkv.size()});
+  const int64_t width = 3 * at.dim();
+  if (cache.earlier) {
+    for (int64_t p = std::max<int64_t>(0, complete - at.cross); p < complete; ++p)
+      backend_.copy_rows(from(in, p * width), row_length * width, cache.earlier_at(p), width,
+                         batch_, width);
+    return;
+  }
   // A running state has no order but that of the positions.
   const DecodeShape step{.batch = batch_, .heads = at.heads, .head_dim = at.head_dim};
-  const int64_t width = 3 * at.dim();
-  const Tensor in = activations.qkv.view({activations.qkv.size()});
   backend_.zero(cache.state);
   for (int64_t p = 0; p < complete; ++p) {
     backend_.copy_rows(from(in, p * width), row_length * width, scratch_.qkv, width, batch_, width);

@@ -46,6 +46,8 @@ BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool back
     s.dhidden = arena.make({Q, shape.ffn}, shape.compute);
     if (Q != M) s.dsliced = arena.make({Q, D}, shape.residual);
   }
+  if (shape.turns_windows())
+    s.window = plan_window_scratch(arena, shape.attention, shape.compute, shape.residual, backward);
   return s;
 }
 
@@ -66,6 +68,27 @@ void rotate(Backend& backend, const BlockShape& shape, const Tensor& qkv, bool i
   if (shape.rotary) backend.rotary(qkv, at.heads, at.head_dim, length, 0, inverse);
 }
 
+void attend(Backend& backend, const BlockShape& shape, const BlockActivations& a,
+            const WindowScratch& window) {
+  if (shape.turns_windows()) {
+    window_attention_forward(backend, shape.attention, a.qkv, a.attended, a.stats, window);
+    return;
+  }
+  rotate(backend, shape, a.qkv, false);
+  backend.attention_forward(shape.attention, a.qkv, a.attended, a.stats);
+}
+
+void attend_backward(Backend& backend, const BlockShape& shape, const BlockActivations& a,
+                     const Tensor& dattended, const Tensor& dqkv, const WindowScratch& window) {
+  if (shape.turns_windows()) {
+    window_attention_backward(backend, shape.attention, a.qkv, a.attended, a.stats, dattended, dqkv,
+                              window);
+    return;
+  }
+  backend.attention_backward(shape.attention, a.qkv, a.attended, a.stats, dattended, dqkv);
+  rotate(backend, shape, dqkv, true);
+}
+
 }  // namespace
 
 Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& w,
@@ -80,8 +103,7 @@ Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeig
                                 a.norm1, a.mean1, a.rstd1);
   backend.linear_forward(a.norm1, w.qkv_weight.value, w.qkv_bias.value, Activation::none, {},
                          a.qkv);
-  rotate(backend, shape, a.qkv, false);
-  backend.attention_forward(at, a.qkv, a.attended, a.stats);
+  attend(backend, shape, a, scratch.window);
   backend.linear_forward(a.attended, w.out_weight.value, w.out_bias.value, Activation::none, {},
                          delta);
 
@@ -124,8 +146,7 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
   backend.linear_backward_weight(ddelta, a.attended, w.out_weight.grad, w.out_bias.grad);
   backend.linear_backward_input(ddelta, w.out_weight.value, Activation::none, {},
                                 scratch.dattended);
-  backend.attention_backward(at, a.qkv, a.attended, a.stats, scratch.dattended, dqkv);
-  rotate(backend, shape, dqkv, true);
+  attend_backward(backend, shape, a, scratch.dattended, dqkv, scratch.window);
   backend.linear_backward_weight(dqkv, a.norm1, w.qkv_weight.grad, w.qkv_bias.grad);
   backend.linear_backward_input(dqkv, w.qkv_weight.value, Activation::none, {}, dnorm1);
   if (at.queries != at.length) {  // only the last positions of each sequence went on

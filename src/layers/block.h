@@ -13,6 +13,7 @@
 #include <string>
 
 #include "base/arena.h"
+#include "layers/window_attention.h"
 #include "model/config.h"
 #include "model/parameters.h"
 #include "ops/ops.h"
@@ -36,6 +37,8 @@ struct BlockShape {
   DType residual = DType::f32;
 
   int64_t dim() const { return attention.dim(); }
+  // Are keys turned anew for every patch that sees them (window_attention.h)?
+  bool turns_windows() const { return rotary && attention.linear && attention.cross > 0; }
   int64_t positions() const { return attention.sequences * attention.length; }  // rows coming in
   int64_t out_positions() const {
     return attention.sequences * attention.queries;
@@ -65,6 +68,7 @@ struct BlockScratch {
   Tensor delta;         // (M, D) the pending branch
   Tensor dsum, ddelta;  // running gradients: of the residual stream, of the pending branch
   Tensor dnorm, dqkv, dattended, dhidden, dsliced;
+  WindowScratch window;  // where turns_windows()
 };
 BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool backward);
 

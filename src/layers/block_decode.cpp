@@ -1,19 +1,38 @@
 #include "layers/block_decode.h"
 
+#include <algorithm>
+
 namespace megabyte {
 
-BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch, int64_t capacity,
-                            bool running_state) {
+Tensor BlockCache::earlier_at(int64_t row_position) const {
+  return earlier.slice(row_position % earlier.shape[0], 1)
+      .view({earlier.shape[1], earlier.shape[2]});
+}
+
+bool keeps_running_sum(const BlockShape& shape) {
+  return shape.attention.linear && (shape.attention.cross == 0 || shape.turns_windows());
+}
+
+int64_t cache_capacity(const BlockShape& row) {
+  const AttentionShape& at = row.attention;
+  return std::min(row.turns_windows() ? at.cross : at.length + at.cross, row.positions());
+}
+
+BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch,
+                            int64_t capacity) {
   const AttentionShape& at = shape.attention;
-  if (running_state)
-    return {.keys = {},
-            .values = {},
-            .state = arena.make({batch, at.heads, at.head_dim + 1, at.head_dim},
-                                master_dtype(shape.compute))};
+  BlockCache cache;
+  if (keeps_running_sum(shape)) {
+    cache.state =
+        arena.make({batch, at.heads, at.head_dim + 1, at.head_dim}, master_dtype(shape.compute));
+    if (shape.turns_windows())
+      cache.earlier = arena.make({capacity, batch, 3 * at.dim()}, shape.compute);
+    return cache;
+  }
   const Shape cached{batch, at.heads, capacity, at.head_dim};
-  return {.keys = arena.make(cached, shape.compute),
-          .values = arena.make(cached, shape.compute),
-          .state = {}};
+  cache.keys = arena.make(cached, shape.compute);
+  cache.values = arena.make(cached, shape.compute);
+  return cache;
 }
 
 BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int64_t batch) {
@@ -26,6 +45,20 @@ BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int6
           .delta = arena.make({batch, D}, shape.compute)};
 }
 
+void begin_sequence(Backend& backend, const BlockShape& shape, int64_t row_position,
+                    const BlockCache& cache, const BlockDecodeScratch& s) {
+  if (!cache.state) return;
+  backend.zero(cache.state);
+  if (!cache.earlier) return;
+  const AttentionShape& at = shape.attention;
+  const DecodeShape step{.batch = s.qkv.shape[0], .heads = at.heads, .head_dim = at.head_dim};
+  for (int64_t p = std::max<int64_t>(0, row_position - at.cross); p < row_position; ++p) {
+    backend.convert(cache.earlier_at(p), s.qkv);
+    backend.rotary(s.qkv, at.heads, at.head_dim, 1, row_position - p, true);
+    backend.linear_attention_decode(step, s.qkv, cache.state, s.attended);
+  }
+}
+
 Pending block_decode(Backend& backend, const BlockShape& shape, const BlockStep& step,
                      const BlockWeights& w, const BlockCache& cache, const Pending& in,
                      const BlockDecodeScratch& s) {
@@ -34,6 +67,7 @@ Pending block_decode(Backend& backend, const BlockShape& shape, const BlockStep&
                                 shape.eps, in.delta ? s.sum : Tensor{}, s.norm, {}, {});
   const Tensor x = in.delta ? s.sum : in.x;
   backend.linear_forward(s.norm, w.qkv_weight.value, w.qkv_bias.value, Activation::none, {}, s.qkv);
+  if (cache.earlier) backend.convert(s.qkv, cache.earlier_at(step.row_position));
   if (shape.rotary) backend.rotary(s.qkv, at.heads, at.head_dim, 1, step.rotary_position, false);
   if (cache.state)
     backend.linear_attention_decode(step.attention, s.qkv, cache.state, s.attended);

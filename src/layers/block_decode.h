@@ -7,18 +7,26 @@
 namespace megabyte {
 
 // What a block remembers of earlier positions: keys and values, or, where linear attention never
-// forgets within a sequence, their running sum.
+// forgets within a sequence, their running sum. Where every patch turns its window anew
+// (window_attention.h), a sequence's sum begins with what is before it, kept as it was before
+// turning; row position p lives in slot p % capacity.
 struct BlockCache {
   Tensor keys, values;  // (B, heads, capacity, head_dim) compute dtype
   Tensor state;         // (B, heads, head_dim + 1, head_dim) master dtype
+  Tensor earlier;       // (capacity, B, 3 D) compute dtype: rows of qkv
+
+  Tensor earlier_at(int64_t row_position) const;  // (B, 3 D)
 };
-BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch, int64_t capacity,
-                            bool running_state);
+bool keeps_running_sum(const BlockShape& shape);
+// Positions that a stage's blocks remember at most; `row` is the shape of one whole row.
+int64_t cache_capacity(const BlockShape& row);
+BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch, int64_t capacity);
 
 // Where the new position stands.
 struct BlockStep {
   DecodeShape attention;
   int64_t rotary_position;
+  int64_t row_position;
 };
 
 struct BlockDecodeScratch {
@@ -27,6 +35,10 @@ struct BlockDecodeScratch {
   Tensor delta;                        // (B, D) compute dtype
 };
 BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int64_t batch);
+
+// Makes the running sum ready for a sequence that starts at row_position.
+void begin_sequence(Backend& backend, const BlockShape& shape, int64_t row_position,
+                    const BlockCache& cache, const BlockDecodeScratch& scratch);
 
 // Runs the block on `in` (B, D). The result lives in `scratch`; in.x is only read unless it is
 // scratch.sum.

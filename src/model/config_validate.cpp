@@ -118,13 +118,6 @@ class Validator {
           "rotary positions need an even head width, but {} {} over {} heads is {}: use dim {}, or "
           "learned positions",
           key(s, "dim"), stage.dim, stage.heads, stage.head_dim(), dims);
-    // Linear attention sees absolute rotations (its feature map comes between): a key would need
-    // another one for every patch that looks back at it.
-    if (rotary && stage.attention == AttentionKind::linear && stage.cross_patch > 0)
-      wrong(
-          "{} with linear attention does not go with rotary positions: use learned positions, "
-          "softmax attention or no cross_patch",
-          key(s, "cross_patch"));
     if (s == 0 && stage.cross_patch > 0)
       wrong(
           "stages.0.cross_patch looks across patches, but stage 0 has no parent and sees "

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "layers/block_decode.h"
 #include "model/parameters.h"
 
 namespace megabyte {
@@ -147,15 +148,17 @@ GenerationMemory generation_memory(const Config& config, DType compute, int64_t 
   const auto state_element = static_cast<int64_t>(size_of(master_dtype(compute)));
   for (int s = 0; s < config.stage_count(); ++s) {
     const StageShape shape = make_stage_shape(config, s, row, compute, compute);
-    const AttentionShape& at = shape.encoder_block.attention;
-    const int64_t seen = std::min(at.length + at.cross, shape.positions());
-    const bool running_sum = at.linear && at.cross == 0;
+    const BlockShape& block = shape.encoder_block;
+    const int64_t seen = cache_capacity(block), dim = block.dim();
+    const int64_t sum = (block.attention.head_dim + 1) * dim * state_element;
     const int64_t layers = shape.encoder_layers + config.stages[static_cast<size_t>(s)].layers;
     for (int64_t i = 0; i < layers; ++i) {
       // Past its latents Perceiver AR caches the first block only.
       const int64_t slots = config.latents > 0 && i > 0 ? std::min(seen, config.latents) : seen;
-      memory.caches += batch * (running_sum ? (at.head_dim + 1) * at.dim() * state_element
-                                            : 2 * slots * at.dim() * element);
+      if (!keeps_running_sum(block))
+        memory.caches += batch * 2 * slots * dim * element;
+      else
+        memory.caches += batch * (sum + (block.turns_windows() ? 3 * slots * dim * element : 0));
     }
   }
   return memory;

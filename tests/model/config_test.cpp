@@ -166,12 +166,6 @@ TEST(ConfigTest, FeaturesThatExcludeEachOther) {
   EXPECT_THAT(invalid("stages.0.cross_patch=4"), HasSubstr("stage 0 has no parent"));
   EXPECT_THAT(invalid("stages.0.encoder_layers=1"), HasSubstr("stage 0 has none"));
   EXPECT_THAT(invalid("latents=4"), HasSubstr("for one stage, but there are 2"));
-  Config linear = megabyte_config();
-  linear.stages[1].attention = AttentionKind::linear;
-  EXPECT_THAT(invalid("stages.1.cross_patch=4", linear), HasSubstr("use learned positions"));
-  linear.stages[1].positions = Positions::learned;
-  linear.stages[1].cross_patch = 4;
-  EXPECT_NO_THROW(validate(linear, "here"));
   Config encoding = megabyte_config();
   encoding.stages[1].encoder_layers = 1;
   EXPECT_THAT(invalid("patch_encoder=[3]", encoding), HasSubstr("remove patch_encoder"));

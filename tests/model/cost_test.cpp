@@ -101,6 +101,13 @@ TEST(Cost, Memory) {
   // Keys and values: 2 layers of 4 positions of 16, 1 layer of 4 positions of 8.
   EXPECT_EQ(generation_memory(two_stages(), DType::f32, 3).caches,
             3 * 4 * (2 * 2 * 4 * 16 + 2 * 4 * 8));
+  // A running sum of 2 heads of width 4, and the 6 rows of q, k, v that a patch's sum begins with.
+  Config linear = two_stages();
+  linear.stages[1].attention = AttentionKind::linear;
+  linear.stages[1].positions = Positions::rotary;
+  linear.stages[1].cross_patch = 6;
+  EXPECT_EQ(generation_memory(linear, DType::f32, 3).caches,
+            3 * 4 * (2 * 2 * 4 * 16 + (4 + 1) * 8 + 6 * 3 * 8));
 }
 
 TEST(Cost, EveryModelOfTheFamily) {

@@ -61,7 +61,11 @@ inline std::vector<NamedConfig> small_configs() {
   add("linear_local", gelu,
       {{6, 16, 1, 2, 32, P::rotary, linear}, {4, 16, 1, 2, 32, P::rotary, linear}});
   add("linear_cross_patch", gelu,
+      {{6, 16, 1, 2, 32, P::learned}, {4, 16, 2, 2, 32, P::rotary, linear, 6}});
+  add("linear_cross_patch_learned", gelu,
       {{6, 16, 1, 2, 32, P::learned}, {4, 16, 1, 2, 32, P::learned, linear, 6}});
+  add("linear_hourglass", gelu,
+      {{6, 24, 1, 2, 32, P::rotary, linear}, {4, 16, 1, 2, 32, P::rotary, linear, 3, 1}});
   add("vocab_257", gelu, {{6, 16, 1, 2, 32, P::learned}, {4, 16, 1, 2, 32, P::learned}})
       .vocab_size = 257;
   return all;
