@@ -1,6 +1,7 @@
 // megabyte: trains, scores, generates with and ships byte models. Exit codes: 0, 1 for a failed
 // run, 2 for bad usage.
 #include <fmt/format.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -21,8 +22,12 @@ namespace {
 // cannot).
 void start_with_brief_spinning(char** argv) {
   if (getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr) return;
+  char path[PATH_MAX];  // its own name, so that the process keeps it
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+  if (length < 0) return;
+  path[length] = '\0';
   setenv("GOMP_SPINCOUNT", "3000", 1);
-  execv("/proc/self/exe", argv);
+  execv(path, argv);
 }
 
 }  // namespace
