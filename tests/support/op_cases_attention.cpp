@@ -115,6 +115,14 @@ std::vector<OpCase> attention_cases() {
       {4, 5, 5, 1, 7, 1, 6},
       {2, 64, 64, 1, 32, 2, 64},
       {6, 4, 2, 2, 8, 3, 5},
+      // what tensor cores take in tiles: patches, windows, long rows, each with a rest
+      {9, 8, 8, 2, 64},
+      {10, 8, 8, 1, 64, 5, 24},
+      {3, 24, 24, 1, 128},
+      {1, 200, 200, 1, 64},
+      {1, 140, 140, 1, 128},
+      {2, 150, 40, 1, 64},
+      {3, 130, 130, 1, 64, 3, 70},
   };
   for (AttentionShape s : shapes)
     for (const bool linear : {false, true}) {
