@@ -222,7 +222,7 @@ void bench(const BenchOptions& options) {
                        {"weight_bytes_per_s", generation->weights_per_s()}};
     if (!options.json)
       fmt::print(
-          "{:<12} {:>12}  {}, {}, {} sample{} of {} bytes, median of {}; {}B/s of "
+          "{:<12} {:>12}  {}, {}, {} sample{} of {} bytes, median of {}; {} of "
           "weights\n",
           "generation", scaled(generation->bytes_per_s(), "B/s"), name,
           name_of(generation->compute), generation->samples, generation->samples == 1 ? "" : "s",
