@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "ops/ops.h"
 
@@ -9,5 +10,8 @@ namespace megabyte {
 
 std::unique_ptr<Backend> make_reference_backend();
 std::unique_ptr<Backend> make_cpu_backend(int threads);  // only where MEGABYTE_CPU is ON
+// Only where MEGABYTE_CUDA is ON; Error that says what is missing.
+std::unique_ptr<Backend> make_cuda_backend();
+std::string why_no_cuda_device();  // empty when there is one
 
 }  // namespace megabyte

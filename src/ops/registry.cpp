@@ -10,6 +10,16 @@ namespace megabyte {
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
   if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   if (device == "reference") return make_reference_backend();
+  if (device == "cuda" || device == "auto") {
+#ifdef MEGABYTE_WITH_CUDA
+    if (device == "cuda" || why_no_cuda_device().empty()) return make_cuda_backend();
+#else
+    if (device == "cuda")
+      fail(
+          "this build has no cuda backend: install the CUDA toolkit (nvcc), configure with "
+          "-DMEGABYTE_CUDA=ON and build again, or use --device cpu");
+#endif
+  }
   if (device == "cpu" || device == "auto") {
 #ifdef MEGABYTE_WITH_CPU
     return make_cpu_backend(threads);
@@ -20,7 +30,6 @@ std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
         "-DMEGABYTE_CPU=ON and build again, or use --device reference");
 #endif
   }
-  if (device == "cuda") fail("this build has no cuda backend: use --device cpu");
   fail("unknown device '{}': use auto, cpu, cuda or reference", device);
 }
 

@@ -11,6 +11,7 @@
 
 #include "io/safetensors.h"
 #include "support/command.h"
+#include "support/device.h"
 
 namespace megabyte {
 namespace {
@@ -31,7 +32,7 @@ struct Golden {
 void PrintTo(const Golden& golden, std::ostream* out) { *out << golden.folder; }
 
 std::vector<Golden> golden_cases() {
-  const std::vector<Tolerance> tolerances{
+  std::vector<Tolerance> tolerances{
       {"reference", "f64", 1e-6, 1e-6, 1e-6},
       {"reference", "f32", 1e-5, 1e-4, 1e-4},
 #ifdef MEGABYTE_WITH_CPU
@@ -39,6 +40,10 @@ std::vector<Golden> golden_cases() {
       {"cpu", "bf16", 1e-2, 1.5e-1, 3e-2},
 #endif
   };
+  if (test::why_no_cuda().empty()) {
+    tolerances.push_back({"cuda", "f32", 1e-5, 1e-4, 1e-4});
+    tolerances.push_back({"cuda", "bf16", 1e-2, 1.5e-1, 3e-2});
+  }
   std::set<fs::path> folders;
   const fs::path source = MEGABYTE_SOURCE_DIR;
   for (const fs::path& root : {source / "tests/fixtures", source / "../shared/golden"}) {

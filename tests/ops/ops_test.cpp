@@ -5,6 +5,7 @@
 #include <cmath>
 #include <ostream>
 
+#include "support/device.h"
 #include "support/op_case.h"
 
 namespace megabyte::test {
@@ -98,15 +99,20 @@ struct Target {
   double tolerance;  // of tensors in `dtype`, by |a - b| / |b|
 };
 
-// What this build has.
+// What this build and machine have.
 std::vector<Target> targets() {
-  return {
+  std::vector<Target> all{
       {"reference", DType::f32, 1e-5},
 #ifdef MEGABYTE_WITH_CPU
       {"cpu", DType::f32, 1e-5},
       {"cpu", DType::bf16, 1e-2},
 #endif
   };
+  if (why_no_cuda().empty()) {
+    all.push_back({"cuda", DType::f32, 1e-5});
+    all.push_back({"cuda", DType::bf16, 1e-2});
+  }
+  return all;
 }
 
 struct ComparisonParam {

@@ -1,0 +1,117 @@
+// Which kernel answers which attention.
+#include "backends/cuda/attention.h"
+
+#include <algorithm>
+
+#include "backends/cuda/attention_kernels.h"
+#include "backends/cuda/check.h"
+
+namespace megabyte::cuda {
+namespace {
+
+AttentionRows rows_of(const AttentionShape& shape) {
+  check(shape.queries >= 1 && shape.queries <= shape.length, "attention: 1 to length queries");
+  check(shape.cross >= 0, "attention: a reach of 0 or more positions");
+  check(shape.row_sequences > 0 && shape.sequences % shape.row_sequences == 0,
+        "attention: whole batch rows");
+  check(shape.head_dim <= 256, "attention: heads of at most 256");
+  // Without a reach the rows may be cut anywhere: short sequences fill tiles together.
+  constexpr int64_t kShort = 64;
+  int64_t per_row = shape.row_sequences;
+  if (shape.cross == 0) per_row = shape.length <= kShort ? shape.sequences : 1;
+  check(per_row * shape.length <= int64_t{1} << 30, "attention: positions of a row fit 30 bits");
+  const auto narrow = [](int64_t x) { return static_cast<int>(x); };
+  // A reach beyond the row is one of the whole row.
+  const int64_t cross = std::min(shape.cross, per_row * shape.length);
+  return {narrow(shape.sequences / per_row),
+          narrow(per_row),
+          narrow(shape.length),
+          narrow(shape.queries),
+          narrow(cross),
+          narrow(shape.heads),
+          narrow(shape.head_dim),
+          Divisor(narrow(shape.length)),
+          Divisor(narrow(shape.queries))};
+}
+
+bool has_tensor_core_kernels(const AttentionRows& rows) {
+  return rows.head_dim == 32 || rows.head_dim == 64 || rows.head_dim == 128;
+}
+
+// Windows from which on tiles in shared memory pay, measured on an H100.
+constexpr int kLongForward = 512, kLongBackward = 256;
+
+bool is_long(const AttentionRows& rows, int from) {
+  return rows.head_dim >= 64 && rows.length + rows.cross >= from && long_supported();
+}
+
+template <class T>
+AttentionForward<T> forward_arguments(const Tensor& qkv, const Tensor& out, const Tensor& stats) {
+  return {static_cast<const T*>(qkv.data), static_cast<T*>(out.data),
+          static_cast<float*>(stats.data)};
+}
+
+template <class T>
+AttentionBackward<T> backward_arguments(const Tensor& qkv, const Tensor& out, const Tensor& stats,
+                                        const Tensor& dout, const Tensor& dqkv, void* delta) {
+  return {static_cast<const T*>(qkv.data),
+          static_cast<const T*>(out.data),
+          static_cast<const float*>(stats.data),
+          static_cast<const T*>(dout.data),
+          static_cast<T*>(dqkv.data),
+          static_cast<float*>(delta)};
+}
+
+template <class T>
+void backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+              const Tensor& stats, const Tensor& dout, const Tensor& dqkv, cudaStream_t stream,
+              const Workspace& workspace) {
+  const AttentionRows rows = rows_of(shape);
+  const auto statistics = static_cast<size_t>(shape.sequences * shape.heads * shape.queries);
+  const auto x =
+      backward_arguments<T>(qkv, out, stats, dout, dqkv, workspace(statistics * sizeof(float)));
+  if (shape.queries < shape.length)  // the kernels write the query gradients of those that ask
+    check_cuda(cudaMemsetAsync(dqkv.data, 0, dqkv.bytes(), stream), "attention_backward");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    if (!shape.linear && has_tensor_core_kernels(rows))
+      return is_long(rows, kLongBackward) ? long_backward(rows, x, stream)
+                                          : window_backward(rows, x, stream);
+  general_backward(rows, shape.linear, x, stream);
+}
+
+}  // namespace
+
+void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                       const Tensor& stats, cudaStream_t stream, const Workspace&) {
+  const AttentionRows rows = rows_of(shape);
+  if (qkv.dtype == DType::f32)
+    return general_forward(rows, shape.linear, forward_arguments<float>(qkv, out, stats), stream);
+  const auto x = forward_arguments<__nv_bfloat16>(qkv, out, stats);
+  if (!shape.linear && has_tensor_core_kernels(rows))
+    return is_long(rows, kLongForward) ? long_forward(rows, x, stream)
+                                       : window_forward(rows, x, stream);
+  general_forward(rows, shape.linear, x, stream);
+}
+
+void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                        const Tensor& stats, const Tensor& dout, const Tensor& dqkv,
+                        cudaStream_t stream, const Workspace& workspace) {
+  if (qkv.dtype == DType::f32)
+    backward<float>(shape, qkv, out, stats, dout, dqkv, stream, workspace);
+  else
+    backward<__nv_bfloat16>(shape, qkv, out, stats, dout, dqkv, stream, workspace);
+}
+
+void linear_attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                              const Tensor& stats, cudaStream_t stream,
+                              const Workspace& workspace) {
+  attention_forward(shape, qkv, out, stats, stream, workspace);
+}
+
+void linear_attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                               const Tensor& stats, const Tensor& dout, const Tensor& dqkv,
+                               cudaStream_t stream, const Workspace& workspace) {
+  attention_backward(shape, qkv, out, stats, dout, dqkv, stream, workspace);
+}
+
+}  // namespace megabyte::cuda

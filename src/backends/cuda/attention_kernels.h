@@ -1,0 +1,46 @@
+// The kernels behind attention.h: each takes whole batch rows (attention_rows.cuh).
+#pragma once
+
+#include "backends/cuda/attention_rows.cuh"
+
+namespace megabyte::cuda {
+
+// `stats` may be null in forward calls. `delta` (as many as stats) is scratch: the products
+// dout.out.
+template <class T>
+struct AttentionForward {
+  const T* qkv;
+  T* out;
+  float* stats;
+};
+template <class T>
+struct AttentionBackward {
+  const T *qkv, *out;
+  const float* stats;
+  const T* dout;
+  T* dqkv;
+  float* delta;
+};
+
+// Any head width up to 256, f32 arithmetic throughout; time quadratic in the window.
+template <class T>
+void general_forward(const AttentionRows& rows, bool linear, const AttentionForward<T>& x,
+                     cudaStream_t stream);
+template <class T>
+void general_backward(const AttentionRows& rows, bool linear, const AttentionBackward<T>& x,
+                      cudaStream_t stream);
+
+// Tensor cores, one warp for 16 positions of a head: for short windows. Heads of 32, 64 or 128.
+void window_forward(const AttentionRows& rows, const AttentionForward<__nv_bfloat16>& x,
+                    cudaStream_t stream);
+void window_backward(const AttentionRows& rows, const AttentionBackward<__nv_bfloat16>& x,
+                     cudaStream_t stream);
+
+// Hopper's tensor cores (sm_90a): for long rows. Heads of 64 or 128.
+bool long_supported();  // by the device in use and this build
+void long_forward(const AttentionRows& rows, const AttentionForward<__nv_bfloat16>& x,
+                  cudaStream_t stream);
+void long_backward(const AttentionRows& rows, const AttentionBackward<__nv_bfloat16>& x,
+                   cudaStream_t stream);
+
+}  // namespace megabyte::cuda

@@ -1,0 +1,295 @@
+// The cuda backend: chooses for each operation between cuBLASLt and the kernels of this folder.
+#include <fmt/format.h>
+
+#include <map>
+
+#include "backends/cuda/attention.h"
+#include "backends/cuda/context.h"
+#include "backends/cuda/cublas.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/products.h"
+#include "backends/factories.h"
+
+namespace megabyte {
+namespace {
+
+using cuda::Context;
+using cuda::Epilogue;
+using cuda::Matrix;
+using cuda::Products;
+
+class CudaBackend final : public Backend {
+ public:
+  std::string name() const override { return "cuda"; }
+  std::string description() const override {
+    int runtime = 0;
+    cuda::check_cuda(cudaRuntimeGetVersion(&runtime), "version");
+    return fmt::format("{}, CUDA {}.{}, cuBLASLt {}", context_.device_name(), runtime / 1000,
+                       runtime % 1000 / 10, cuda::cublas().version());
+  }
+  bool supports(DType compute) const override {
+    return compute == DType::f32 || compute == DType::bf16;
+  }
+  bool fast(DType compute) const override { return supports(compute); }
+  DType residual_dtype(DType) const override { return DType::f32; }
+
+  Buffer allocate(size_t bytes) override { return cuda::allocate_on_device(bytes); }
+  void from_host(const Tensor& dst, const void* src) override {
+    context_.upload(dst.data, src, dst.bytes());
+  }
+  void to_host(void* dst, const Tensor& src) override {
+    cuda::check_cuda(
+        cudaMemcpyAsync(dst, src.data, src.bytes(), cudaMemcpyDeviceToHost, context_.stream()),
+        "download");
+    synchronize();
+  }
+  void synchronize() override {
+    cuda::check_cuda(cudaStreamSynchronize(context_.stream()), "waiting for the device");
+  }
+  void zero(const Tensor& x) override {
+    cuda::check_cuda(cudaMemsetAsync(x.data, 0, x.bytes(), context_.stream()), "zero");
+  }
+  void convert(const Tensor& src, const Tensor& dst) override {
+    check(src.size() == dst.size(), "convert: sizes differ");
+    cuda::convert(context_, src, dst);
+  }
+  void copy_rows(const Tensor& src, int64_t src_stride, const Tensor& dst, int64_t dst_stride,
+                 int64_t rows, int64_t cols) override {
+    check(src.dtype == dst.dtype, "copy_rows: one element type");
+    check(rows == 0 || ((rows - 1) * src_stride + cols <= src.size() &&
+                        (rows - 1) * dst_stride + cols <= dst.size()),
+          "copy_rows: the rows lie inside both tensors");
+    if (rows == 0 || cols == 0) return;
+    const size_t size = size_of(src.dtype);
+    const auto bytes = [size](int64_t elements) { return static_cast<size_t>(elements) * size; };
+    cuda::check_cuda(
+        cudaMemcpy2DAsync(dst.data, bytes(dst_stride), src.data, bytes(src_stride), bytes(cols),
+                          static_cast<size_t>(rows), cudaMemcpyDeviceToDevice, context_.stream()),
+        "copy_rows");
+  }
+
+  void embed_forward(const EmbedShape& shape, const Tensor& tokens, const Tensor& table,
+                     const Tensor& positions, const Tensor& pad, const Tensor& out) override {
+    check(tokens.size() == shape.sequences * shape.length * shape.patch, "embed: tokens");
+    check(out.size() == tokens.size() * shape.dim, "embed: out");
+    cuda::embed_forward(context_, shape, tokens, table, positions, pad, out);
+  }
+  void embed_backward(const EmbedShape& shape, const Tensor& tokens, const Tensor& dout,
+                      const Tensor& dtable, const Tensor& dpositions, const Tensor& dpad) override {
+    check(tokens.size() == shape.sequences * shape.length * shape.patch, "embed: tokens");
+    check(dout.size() == tokens.size() * shape.dim, "embed: dout");
+    cuda::embed_backward(context_, shape, tokens, dout, dtable, dpositions, dpad);
+  }
+  void place_forward(const PlaceShape& shape, const Tensor& in, const Tensor& positions,
+                     const Tensor& pad, const Tensor& out) override {
+    check(in.size() == shape.sequences * shape.length * shape.dim && out.size() == in.size(),
+          "place: in and out");
+    cuda::place_forward(context_, shape, in, positions, pad, out);
+  }
+  void place_backward(const PlaceShape& shape, const Tensor& dout, const Tensor& din,
+                      const Tensor& dpositions, const Tensor& dpad) override {
+    check(din.size() == shape.sequences * shape.length * shape.dim && dout.size() == din.size(),
+          "place: dout and din");
+    cuda::place_backward(context_, shape, dout, din, dpositions, dpad);
+  }
+  void unfold(const Tensor& in, int64_t length, int64_t width, const Tensor& out) override {
+    check(out.size() == in.size() * width && in.shape[0] % length == 0, "unfold: out");
+    cuda::unfold(context_, in, length, width, out);
+  }
+  void unfold_backward(const Tensor& dout, int64_t length, int64_t width,
+                       const Tensor& din) override {
+    check(dout.size() == din.size() * width && din.shape[0] % length == 0, "unfold: dout");
+    cuda::unfold_backward(context_, dout, length, width, din);
+  }
+  void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
+    check(a.size() == out.size() && b.size() == out.size(), "add: sizes differ");
+    cuda::add(context_, a, b, out);
+  }
+
+  void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
+                      const Tensor& pre, const Tensor& y) override;
+  void linear_backward_input(const Tensor& dy, const Tensor& w, Activation activation,
+                             const Tensor& saved, const Tensor& dx) override;
+  void activation_backward(const Tensor& dy, Activation activation, const Tensor& saved,
+                           const Tensor& dx) override {
+    check(dy.size() == dx.size() && saved.size() == dx.size(), "activation: sizes differ");
+    cuda::activation_backward(context_, dy, activation, saved, dx);
+  }
+  void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
+                              const Tensor& dbias) override;
+
+  void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
+                             const Tensor& weight, const Tensor& bias, double eps,
+                             const Tensor& sum, const Tensor& y, const Tensor& mean,
+                             const Tensor& rstd) override {
+    check(x.size() == y.size() && (!delta || delta.size() == y.size()), "norm: sizes differ");
+    cuda::residual_norm_forward(context_, x, delta, dropout, weight, bias, eps, sum, y, mean, rstd);
+  }
+  void residual_norm_backward(const Tensor& dy, const Tensor& sum, const Tensor& mean,
+                              const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
+                              bool accumulate, const Tensor& dsum, const Tensor& ddelta,
+                              const Tensor& dweight, const Tensor& dbias) override {
+    check(sum.size() == dy.size() && dsum.size() == dy.size(), "norm: sizes of gradients differ");
+    cuda::residual_norm_backward(context_, dy, sum, mean, rstd, weight, dropout, accumulate, dsum,
+                                 ddelta, dweight, dbias);
+  }
+  void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
+              bool inverse) override {
+    check(head_dim % 2 == 0 && qkv.shape[1] == 3 * heads * head_dim, "rotary: pairs of a head");
+    cuda::rotary(context_, qkv, heads, head_dim, length,
+                 turns(first + length, head_dim) + first * (head_dim / 2), inverse);
+  }
+  void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                         const Tensor& stats) override {
+    check(qkv.size() == shape.sequences * shape.length * 3 * shape.dim() &&
+              out.size() == shape.sequences * shape.queries * shape.dim(),
+          "attention: shapes");
+    if (shape.linear)
+      cuda::linear_attention_forward(shape, qkv, out, stats, context_.stream(), workspace_);
+    else
+      cuda::attention_forward(shape, qkv, out, stats, context_.stream(), workspace_);
+  }
+  void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                          const Tensor& stats, const Tensor& dout, const Tensor& dqkv) override {
+    check(dqkv.size() == qkv.size() && dout.size() == out.size(), "attention: gradient shapes");
+    if (shape.linear)
+      cuda::linear_attention_backward(shape, qkv, out, stats, dout, dqkv, context_.stream(),
+                                      workspace_);
+    else
+      cuda::attention_backward(shape, qkv, out, stats, dout, dqkv, context_.stream(), workspace_);
+  }
+
+  void cross_entropy(const LossShape& shape, const Tensor& logits, const Tensor& targets,
+                     const Tensor& losses, const Tensor& dlogits, const Tensor& total) override {
+    check(logits.size() == shape.rows * shape.length * shape.vocab, "cross entropy: logits");
+    cuda::cross_entropy(context_, shape, logits, targets, losses, dlogits, total);
+  }
+  void sum_of_squares(const Tensor& x, const Tensor& total) override {
+    cuda::sum_of_squares(context_, x, total);
+  }
+  void adamw(const AdamwStep& step, const Tensor& value, const Tensor& copy, const Tensor& grad,
+             const Tensor& m, const Tensor& v, const Tensor& norm_sq) override {
+    check(grad.size() == value.size() && m.size() == value.size() && v.size() == value.size(),
+          "adamw: sizes differ");
+    cuda::adamw(context_, step, value, copy, grad, m, v, norm_sq);
+  }
+
+  void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
+                        const Tensor& values, const Tensor& out) override {
+    check(shape.position - shape.first < shape.capacity, "decoding sees no more than the cache");
+    cuda::attention_decode(shape, qkv, keys, values, out, context_.stream(), workspace_);
+  }
+  void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
+                               const Tensor& out) override {
+    cuda::linear_attention_decode(shape, qkv, state, out, context_.stream(), workspace_);
+  }
+  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& tokens) override {
+    check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch,
+          "sample: logits (batch, vocab)");
+    cuda::sample(context_, shape, logits, tokens);
+  }
+
+ private:
+  // Scratch memory for a product: the library's, then `more` bytes.
+  std::byte* product_scratch(size_t more) {
+    return static_cast<std::byte*>(context_.scratch(Products::kWorkspace + more));
+  }
+  // Cosines and sines of at least the first `positions`.
+  const float2* turns(int64_t positions, int64_t head_dim) {
+    Buffer& table = turns_[head_dim];
+    const auto bytes = [head_dim](int64_t n) {
+      return static_cast<size_t>(n * (head_dim / 2)) * sizeof(float2);
+    };
+    if (table.bytes() < bytes(positions)) {
+      int64_t capacity = 1024;
+      while (capacity < positions) capacity *= 2;
+      synchronize();  // work may still use the old one
+      table = cuda::allocate_on_device(bytes(capacity));
+      cuda::fill_rotary_table(context_, capacity, head_dim,
+                              reinterpret_cast<float2*>(table.data()));
+    }
+    return reinterpret_cast<const float2*>(table.data());
+  }
+
+  Context context_;
+  Products products_{context_};
+  std::map<int64_t, Buffer> turns_;  // by head_dim
+  cuda::Workspace workspace_ = [this](size_t bytes) { return context_.scratch(bytes); };
+};
+
+// In bf16 gelu and its slope are part of the product; in f32 they are taken apart, since the
+// library's tangent is an approximation.
+bool gelu_within(Activation activation, const Tensor& x, const Tensor& y) {
+  return activation == Activation::gelu && x.dtype == DType::bf16 && y.dtype == DType::bf16;
+}
+
+void CudaBackend::linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias,
+                                 Activation activation, const Tensor& pre, const Tensor& y) {
+  const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
+  check(w.shape[1] == K && y.size() == M * N && (!bias || bias.size() == N) &&
+            (!pre || pre.size() == M * N),
+        "linear: shapes");
+  if (M <= cuda::kFewRows) return cuda::few_row_linear(context_, x, w, bias, activation, pre, y);
+  std::byte* scratch = product_scratch(static_cast<size_t>(N) * sizeof(float));
+  const Matrix a{x.data, x.dtype, M, K}, b{w.data, w.dtype, N, K, true};
+  // The library takes the bias in the type of the result.
+  const auto bias_as = [&](DType dtype) -> const void* {
+    if (!bias || dtype == bias.dtype) return bias.data;
+    const Tensor converted{scratch + Products::kWorkspace, dtype, {N}};
+    cuda::convert(context_, bias, converted);
+    return converted.data;
+  };
+  if (gelu_within(activation, x, y)) {
+    const Epilogue whole{bias
+                             ? (pre ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_BIAS)
+                             : (pre ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU),
+                         bias_as(y.dtype), pre.data};
+    if (products_.multiply(a, b, y, false, whole, scratch)) return;
+  }
+  const Tensor& product = pre ? pre : y;
+  const Epilogue with_bias{bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
+                           bias_as(product.dtype)};
+  if (!products_.multiply(a, b, product, false, with_bias, scratch)) {
+    cuda::plain_product(context_, x.dtype, M, N, K, {x.data, K, 1}, {w.data, 1, K}, false, product);
+    if (bias) cuda::add_bias(context_, product, bias.as<float>(), M, N);
+  }
+  if (pre || activation != Activation::none)
+    cuda::activation_forward(context_, activation, product, y);
+}
+
+void CudaBackend::linear_backward_input(const Tensor& dy, const Tensor& w, Activation activation,
+                                        const Tensor& saved, const Tensor& dx) {
+  const int64_t M = dy.shape[0], N = dy.shape[1], K = w.shape[1];
+  check(w.shape[0] == N && dx.size() == M * K &&
+            (activation == Activation::none || saved.size() == M * K),
+        "linear: shapes of gradients");
+  std::byte* scratch = product_scratch(0);
+  const Matrix a{dy.data, dy.dtype, M, N}, b{w.data, w.dtype, N, K};
+  if (gelu_within(activation, dy, dx) &&
+      products_.multiply(a, b, dx, false, {CUBLASLT_EPILOGUE_DGELU, nullptr, saved.data}, scratch))
+    return;
+  if (!products_.multiply(a, b, dx, false, {}, scratch))
+    cuda::plain_product(context_, dy.dtype, M, K, N, {dy.data, N, 1}, {w.data, K, 1}, false, dx);
+  if (activation != Activation::none)
+    cuda::activation_backward(context_, dx, activation, saved, dx);
+}
+
+void CudaBackend::linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
+                                         const Tensor& dbias) {
+  const int64_t M = dy.shape[0], N = dy.shape[1], K = x.shape[1];
+  check(x.shape[0] == M && dw.size() == N * K && (!dbias || dbias.size() == N),
+        "linear: shapes of weight gradients");
+  std::byte* scratch = product_scratch(0);
+  if (!products_.multiply({dy.data, dy.dtype, M, N, true}, {x.data, x.dtype, M, K}, dw, true, {},
+                          scratch))
+    cuda::plain_product(context_, dy.dtype, N, K, M, {dy.data, 1, N}, {x.data, K, 1}, true, dw);
+  if (dbias) cuda::add_column_sums(context_, dy, M, N, N, dbias.as<float>());
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>(); }
+
+std::string why_no_cuda_device() { return cuda::why_no_device(); }
+
+}  // namespace megabyte

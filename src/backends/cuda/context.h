@@ -1,0 +1,60 @@
+// What every operation on the device shares: one stream, scratch memory, cuBLASLt.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <string>
+
+#include "backends/cuda/check.h"
+#include "ops/ops.h"
+
+namespace megabyte::cuda {
+
+// All operations of a backend run on one stream in the order of their calls. Nothing in them waits
+// for the device, and nothing allocates once scratch() has grown to what a step needs, so that a
+// whole step may be captured in a graph.
+class Context {
+ public:
+  Context();  // Error when there is no usable device
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+  cublasLtHandle_t cublas_handle() const { return cublas_; }
+  int multiprocessors() const { return multiprocessors_; }
+  const std::string& device_name() const { return name_; }
+
+  // At least `bytes` of scratch memory, aligned to Arena::kAlignment; valid until the next call.
+  void* scratch(size_t bytes);
+  template <class T>
+  T* scratch_of(int64_t count) {
+    return static_cast<T*>(scratch(static_cast<size_t>(count) * sizeof(T)));
+  }
+
+  // Copies from pageable memory through pinned memory: `src` may be reused at once, and nothing
+  // waits for earlier work on the stream.
+  void upload(void* dst, const void* src, size_t bytes);
+
+ private:
+  static constexpr size_t kStagingBytes = size_t{4} << 20;
+  static constexpr int kStagings = 2;
+
+  cudaStream_t stream_ = nullptr;
+  cublasLtHandle_t cublas_ = nullptr;
+  int multiprocessors_ = 0;
+  std::string name_;
+  Buffer scratch_;
+  std::byte* staging_ = nullptr;  // kStagings pieces, used in turn
+  cudaEvent_t staged_[kStagings] = {};
+  int next_staging_ = 0;
+};
+
+// Device memory; Error that says how much was asked for and how much there is.
+Buffer allocate_on_device(size_t bytes);
+// Why no device can be used; empty when one can.
+std::string why_no_device();
+
+}  // namespace megabyte::cuda

@@ -1,0 +1,91 @@
+// What only the cuda backend has; its operations are tested with all others' (tests/ops), whole
+// models with the golden cases (tests/model).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/random.h"
+#include "ops/ops.h"
+#include "support/device.h"
+#include "support/errors.h"
+
+namespace megabyte {
+namespace {
+
+TEST(Cuda, NeedsADevice) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) {
+    EXPECT_THAT(test::error_of([] { make_backend("cuda"); }), testing::HasSubstr("--device cpu"));
+    EXPECT_NE(make_backend("auto")->name(), "cuda");
+    GTEST_SKIP() << "the cuda backend is not tested: " << why;
+  }
+  const auto backend = make_backend("cuda");
+  EXPECT_EQ(backend->name(), "cuda");
+  EXPECT_EQ(make_backend("auto")->name(), "cuda");
+  EXPECT_THAT(backend->description(), testing::HasSubstr("CUDA"));
+  EXPECT_TRUE(backend->supports(DType::bf16));
+  EXPECT_FALSE(backend->supports(DType::f64));
+}
+
+TEST(Cuda, OutOfMemorySaysWhatToLower) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  const auto backend = make_backend("cuda");
+  const std::string error = test::error_of([&] { backend->allocate(size_t{1} << 44); });
+  EXPECT_THAT(error, testing::HasSubstr("16384.00 GiB are needed"));
+  EXPECT_THAT(error, testing::HasSubstr("smaller batch"));
+  EXPECT_NO_THROW(backend->allocate(1 << 20));  // the failure is forgotten
+}
+
+// Uploads go through a small pinned buffer in pieces; the source may change at once.
+TEST(Cuda, UploadsMoreThanItsStagingMemory) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  const auto backend = make_backend("cuda");
+  std::vector<float> source(5'000'001), back(source.size());
+  for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<float>(i);
+  const Buffer buffer = backend->allocate(source.size() * sizeof(float));
+  const Tensor tensor{buffer.data(), DType::f32, {static_cast<int64_t>(source.size())}};
+  const std::vector<float> expected = source;
+  backend->from_host(tensor, source.data());
+  std::fill(source.begin(), source.end(), -1.0f);
+  backend->to_host(back.data(), tensor);
+  EXPECT_EQ(back, expected);
+}
+
+// Sums are taken in a fixed order: the same call gives the same bits.
+TEST(Cuda, GradientsAreReproducible) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  constexpr int64_t M = 4096, N = 256, K = 512;
+  const auto backend = make_backend("cuda");
+  const Buffer buffer = backend->allocate(size_t{32} << 20);
+  Arena arena(buffer.data());
+  Random random(3, 1);
+  const auto filled = [&](const Shape& shape, DType dtype) {
+    const Tensor values = arena.make(shape, DType::f32), t = arena.make(shape, dtype);
+    std::vector<float> host(static_cast<size_t>(shape.size()));
+    for (float& x : host) x = static_cast<float>(random.normal());
+    backend->from_host(values, host.data());
+    backend->convert(values, t);
+    return t;
+  };
+  const Tensor dy = filled({M, N}, DType::bf16), x = filled({M, K}, DType::bf16);
+  const Tensor sum = filled({M, N}, DType::f32), mean = filled({M}, DType::f32);
+  const Tensor rstd = filled({M}, DType::f32), weight = filled({N}, DType::f32);
+  const Tensor dsum = arena.make({M, N}, DType::f32);
+  const Tensor gradients = arena.make({N * K + 3 * N}, DType::f32);
+  std::vector<float> first(static_cast<size_t>(gradients.size())), again(first.size());
+  for (std::vector<float>* out : {&first, &again}) {
+    backend->zero(gradients);
+    const auto part = [&](int64_t at, int64_t n) { return gradients.slice(at, n); };
+    backend->linear_backward_weight(dy, x, part(0, N * K).view({N, K}), part(N * K, N));
+    backend->residual_norm_backward(dy, sum, mean, rstd, weight, {}, false, dsum, {},
+                                    part(N * K + N, N), part(N * K + 2 * N, N));
+    backend->to_host(out->data(), gradients);
+  }
+  EXPECT_EQ(first, again);
+}
+
+}  // namespace
+}  // namespace megabyte
