@@ -39,7 +39,7 @@ bool has_tensor_core_kernels(const AttentionRows& rows) {
 }
 
 // Windows from which on tiles in shared memory pay, measured on an H100.
-constexpr int kLongForward = 512, kLongBackward = 256;
+constexpr int kLongForward = 128, kLongBackward = 128;
 
 bool is_long(const AttentionRows& rows, int from) {
   return rows.head_dim >= 64 && rows.length + rows.cross >= from && long_supported();

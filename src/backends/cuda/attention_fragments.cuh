@@ -39,6 +39,13 @@ __device__ inline uint32_t transpose(uint32_t block) {
   return result;
 }
 
+// 2^x, within 2 units in the last place.
+__device__ inline float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 __device__ inline float quad_sum(float x) {
   x += __shfl_xor_sync(~0U, x, 1);
   return x + __shfl_xor_sync(~0U, x, 2);

@@ -10,7 +10,7 @@
 namespace megabyte::cuda {
 namespace {
 
-constexpr int kGroups = 2, kThreads = kGroups * 128, kOwn = kGroups * 64, kOthers = 64;
+constexpr int kOthers = 64;
 constexpr float kLog2e = 1.4426950408889634F;
 
 struct Scale {
@@ -18,8 +18,9 @@ struct Scale {
 };
 
 // Two tiles of the block's own positions, then two stages of two tiles of the others.
-template <int D>
+template <int D, int kGroups>
 struct Layout {
+  static constexpr int kThreads = kGroups * 128, kOwn = kGroups * 64;
   using Own = SharedTile<kOwn, D>;
   using Others = SharedTile<kOthers, D>;
   static constexpr uint32_t kStage = 2 * Others::kBytes;
@@ -46,12 +47,14 @@ __device__ void store_row(const float (&sums)[kSums], int i, bf16* to) {
         pack(sums[4 * j + 2 * i], sums[4 * j + 2 * i + 1]);
 }
 
-template <int D>
-__global__ void __launch_bounds__(kThreads, D == 64 ? 2 : 1)
+template <int D, int kGroups>
+__global__ void __launch_bounds__(kGroups * 128, D == 64 ? 2 : 1)
     long_queries_kernel(AttentionRows rows, AttentionBackward<bf16> x, Scale scale) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t memory[];
-  const Layout<D> layout(memory);
+  using L = Layout<D, kGroups>;
+  constexpr int kThreads = L::kThreads, kOwn = L::kOwn;
+  const L layout(memory);
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4, c = static_cast<int>(threadIdx.x) % 4;
   const int row_in_block = static_cast<int>(threadIdx.x) / 32 * 16 + g;
@@ -109,13 +112,17 @@ __global__ void __launch_bounds__(kThreads, D == 64 ? 2 : 1)
     multiply_rows(dweights, layout.own(1), group * 64, layout.others(stage, 1));
     products_end();
     products_wait<0>();
-    const bool whole = key >= all_from && key + kOthers <= all_to;
+    if (key < all_from || key + kOthers > all_to) {
+#pragma unroll
+      for (int j = 0; j < kOthers / 2; ++j) {
+        const int i = j / 2 % 2, at_key = key + j / 4 * 8 + 2 * c + j % 2;
+        if (at_key < begin[i] || at_key > position[i]) scores[j] = -INFINITY;
+      }
+    }
 #pragma unroll
     for (int j = 0; j < kOthers / 2; ++j) {
-      const int i = j / 2 % 2, at_key = key + j / 4 * 8 + 2 * c + j % 2;
-      const bool seen = whole || (at_key >= begin[i] && at_key <= position[i]);
-      const float weight = seen ? exp2f(fmaf(scores[j], scale.log2, -top[i])) : 0;
-      scores[j] = weight * (dweights[j] - delta[i]);
+      const int i = j / 2 % 2;
+      scores[j] = power_of_two(fmaf(scores[j], scale.log2, -top[i])) * (dweights[j] - delta[i]);
     }
     uint32_t dscores[kOthers / 16][4];
     pack_sums(scores, dscores);
@@ -136,18 +143,20 @@ __global__ void __launch_bounds__(kThreads, D == 64 ? 2 : 1)
 #endif
 }
 
-template <int D>
-__global__ void __launch_bounds__(kThreads, 1)
+template <int D, int kGroups>
+__global__ void __launch_bounds__(kGroups * 128, 1)
     long_keys_kernel(AttentionRows rows, AttentionBackward<bf16> x, Scale scale) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t memory[];
-  const Layout<D> layout(memory);
+  using L = Layout<D, kGroups>;
+  constexpr int kThreads = L::kThreads, kOwn = L::kOwn;
+  const L layout(memory);
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4, c = static_cast<int>(threadIdx.x) % 4;
   const int row_in_block = static_cast<int>(threadIdx.x) / 32 * 16 + g;
   auto* statistics = reinterpret_cast<float*>(
       memory + (layout.base - static_cast<uint32_t>(__cvta_generic_to_shared(memory))) +
-      Layout<D>::kStatistics);
+      L::kStatistics);
 
   const AttentionBlock block(rows, rows.keys(), kOwn);
   const int head = block.head, row = block.row, first = block.first;
@@ -190,20 +199,26 @@ __global__ void __launch_bounds__(kThreads, 1)
     multiply_rows(dscores, layout.own(1), group * 64, layout.others(stage, 1));
     products_end();
     products_wait<0>();
-    const bool whole = query + kOthers <= end && rows.position(query) >= group_last &&
-                       rows.begin(query + kOthers - 1) <= group_first;
+    if (query + kOthers > end || rows.position(query) < group_last ||
+        rows.begin(query + kOthers - 1) > group_first) {
+#pragma unroll
+      for (int j = 0; j < kOthers / 2; ++j) {
+        const int column = query + j / 4 * 8 + 2 * c + j % 2;
+        const int asking = min(column, end - 1), key = first + row_in_block + 8 * (j / 2 % 2);
+        if (column >= end || key < rows.begin(asking) || key > rows.position(asking))
+          weights[j] = -INFINITY;
+      }
+    }
     const float* tops = statistics + stage * 2 * kOthers;
 #pragma unroll
-    for (int j = 0; j < kOthers / 2; ++j) {
-      const int i = j / 2 % 2, column = j / 4 * 8 + 2 * c + j % 2;
-      bool seen = true;
-      if (!whole) {
-        const int asking = min(query + column, end - 1), key = first + row_in_block + 8 * i;
-        seen = query + column < end && key >= rows.begin(asking) && key <= rows.position(asking);
-      }
-      const float weight = seen ? exp2f(fmaf(weights[j], scale.log2, -tops[column])) : 0;
-      weights[j] = weight;
-      dscores[j] = weight * (dscores[j] - tops[kOthers + column]);
+    for (int j = 0; j < kOthers / 2; j += 2) {
+      const int column = j / 4 * 8 + 2 * c;
+      const auto top = *reinterpret_cast<const float2*>(tops + column);
+      const auto delta = *reinterpret_cast<const float2*>(tops + kOthers + column);
+      weights[j] = power_of_two(fmaf(weights[j], scale.log2, -top.x));
+      weights[j + 1] = power_of_two(fmaf(weights[j + 1], scale.log2, -top.y));
+      dscores[j] = weights[j] * (dscores[j] - delta.x);
+      dscores[j + 1] = weights[j + 1] * (dscores[j + 1] - delta.y);
     }
     uint32_t packed[kOthers / 16][4], dpacked[kOthers / 16][4];
     pack_sums(weights, packed);
@@ -229,31 +244,31 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-template <class Kernel>
-void launch(Kernel kernel, int bytes, int positions, const AttentionRows& rows,
+template <class L, class Kernel>
+void launch(Kernel kernel, int positions, const AttentionRows& rows,
             const AttentionBackward<bf16>& x, cudaStream_t stream) {
   const double plain = 1 / std::sqrt(static_cast<double>(rows.head_dim));
   const Scale scale{static_cast<float>(plain / std::log(2.0)), static_cast<float>(plain)};
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes),
              "attention_backward");
-  kernel<<<attention_blocks(rows, positions, kOwn), kThreads, static_cast<size_t>(bytes), stream>>>(
-      rows, x, scale);
+  kernel<<<attention_blocks(rows, positions, L::kOwn), L::kThreads, L::kBytes, stream>>>(rows, x,
+                                                                                         scale);
   check_launch("attention_backward");
 }
 
-template <int D>
+// As many warpgroups as the registers of a multiprocessor hold.
+template <int D, int kKeyGroups>
 void launch_both(const AttentionRows& rows, const AttentionBackward<bf16>& x, cudaStream_t stream) {
-  constexpr int kBytes = Layout<D>::kBytes;
-  launch(long_queries_kernel<D>, kBytes, rows.asking(), rows, x, stream);
-  launch(long_keys_kernel<D>, kBytes, rows.keys(), rows, x, stream);
+  launch<Layout<D, 2>>(long_queries_kernel<D, 2>, rows.asking(), rows, x, stream);
+  launch<Layout<D, kKeyGroups>>(long_keys_kernel<D, kKeyGroups>, rows.keys(), rows, x, stream);
 }
 
 }  // namespace
 
 void long_backward(const AttentionRows& rows, const AttentionBackward<bf16>& x,
                    cudaStream_t stream) {
-  if (rows.head_dim == 64) launch_both<64>(rows, x, stream);
-  if (rows.head_dim == 128) launch_both<128>(rows, x, stream);
+  if (rows.head_dim == 64) launch_both<64, 3>(rows, x, stream);
+  if (rows.head_dim == 128) launch_both<128, 2>(rows, x, stream);
 }
 
 }  // namespace megabyte::cuda

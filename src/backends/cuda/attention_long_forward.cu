@@ -82,26 +82,28 @@ __global__ void __launch_bounds__(kThreads, D == 64 ? 2 : 1)
     multiply_rows(scores, queries, group * 64, keys_of(stage));
     products_end();
     products_wait<0>();
-    const bool whole = key >= all_from && key + kKeys <= all_to;
+    if (key < all_from || key + kKeys > all_to) {
+#pragma unroll
+      for (int j = 0; j < kKeys / 2; ++j) {
+        const int i = j / 2 % 2, at_key = key + j / 4 * 8 + 2 * c + j % 2;
+        if (at_key < begin[i] || at_key > position[i]) scores[j] = -INFINITY;
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float largest = top[i];
 #pragma unroll
-      for (int j = 0; j < kKeys / 4; ++j) {
-        float& score = scores[j / 2 * 4 + 2 * i + j % 2];
-        const int at_key = key + j / 2 * 8 + 2 * c + j % 2;
-        if (!whole && (at_key < begin[i] || at_key > position[i])) score = -INFINITY;
-        largest = fmaxf(largest, score);
-      }
+      for (int j = 0; j < kKeys / 4; ++j)
+        largest = fmaxf(largest, scores[j / 2 * 4 + 2 * i + j % 2]);
       largest = quad_max(largest);
       const float shift = largest == -INFINITY ? 0 : largest * scale;  // nothing seen so far
-      const float fade = exp2f(fmaf(top[i], scale, -shift));
+      const float fade = power_of_two(fmaf(top[i], scale, -shift));
       top[i] = largest;
       total[i] *= fade;
 #pragma unroll
       for (int j = 0; j < kKeys / 4; ++j) {
         float& score = scores[j / 2 * 4 + 2 * i + j % 2];
-        score = exp2f(fmaf(score, scale, -shift));
+        score = power_of_two(fmaf(score, scale, -shift));
         total[i] += score;
       }
 #pragma unroll

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     for (int j = 0; j < 4; ++j) {
       const int key = lane.first + lane.column(j);
       float& weight = weights.v[j / 2][2 * i + j % 2];
-      weight = asks && key >= begin && key <= query ? exp2f(weight * scale.log2 - top) : 0;
+      weight = asks && key >= begin && key <= query ? power_of_two(weight * scale.log2 - top) : 0;
       mean += weight * dscores.v[j / 2][2 * i + j % 2];
     }
     mean = quad_sum(mean);
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kWarps * 32)
         const int at_key = key + lane.column(j);
         float& score = s.v[j / 2][2 * i + j % 2];
         const bool seen = at_key >= begin[i] && at_key <= position[i];
-        score = seen ? exp2f(score * scale.log2 - top[i]) *
+        score = seen ? power_of_two(score * scale.log2 - top[i]) *
                            (dweights.v[j / 2][2 * i + j % 2] - delta[i]) * scale.plain
                      : 0;
       }
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kWarps * 32, D == 64 ? 3 : 1)
         float& weight = weights.v[j / 2][2 * i + j % 2];
         float& dscore = dscores.v[j / 2][2 * i + j % 2];
         const bool seen = asking < end && key >= begin && key <= position;
-        weight = seen ? exp2f(weight * scale.log2 - top) : 0;
+        weight = seen ? power_of_two(weight * scale.log2 - top) : 0;
         dscore = weight * (dscore - delta) * scale.plain;
       }
     }

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kWarps * 32)
         }
       largest = quad_max(largest);
       const float shift = largest == -INFINITY ? 0 : largest;  // nothing seen so far
-      const float fade = exp2f(top[i] - shift);
+      const float fade = power_of_two(top[i] - shift);
       top[i] = largest;
       total[i] *= fade;
 #pragma unroll
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& score = s.v[j][2 * i + e];
-          score = exp2f(score - shift);
+          score = power_of_two(score - shift);
           total[i] += score;
         }
       out.scale(i, fade);
