@@ -11,7 +11,7 @@ namespace megabyte::cuda {
 namespace {
 
 constexpr int kOthers = 64;
-constexpr float kLog2e = 1.4426950408889634F;
+[[maybe_unused]] constexpr float kLog2e = 1.4426950408889634F;
 
 struct Scale {
   float log2, plain;  // of the scores: to powers of two, and as they are

@@ -109,7 +109,7 @@ void add_shared_gradients(Context& context, const Placed& shape, int64_t sequenc
 
 constexpr int kTableWarps = 4;
 constexpr int kTableRows = 256;  // symbols of a slice
-constexpr int kAhead = 16;       // tokens whose gradients are loaded before they are added
+constexpr int kAhead = 32;       // tokens whose gradients are loaded before they are added
 
 struct EmbedBackward {
   Placed shape;
@@ -127,26 +127,32 @@ __global__ void __launch_bounds__(32 * kTableWarps) table_kernel(const EmbedBack
   const int64_t first = int64_t{blockIdx.y} * kTableRows;
   const int symbols = static_cast<int>(min(int64_t{kTableRows}, a.vocab - first));
   for (int v = 0; v < symbols; ++v) table[v * 32 + lane] = 0;
-  if (column >= a.width) return;  // warps are on their own: no barrier follows
+  const bool active = column < a.width;
   const int64_t begin = blockIdx.z * a.each, end = min(a.count, begin + a.each);
   for (int64_t at = begin; at < end; at += kAhead) {
+    // Each lane finds out about one token for all.
+    int symbol = -1;
+    int64_t offset = 0;
+    if (at + lane < end) {
+      const int64_t row = (at + lane) / a.patch, p = (at + lane) % a.patch;
+      const int64_t i = row % a.shape.length, to = a.shape.shift ? i + 1 : i;
+      const int64_t s = int64_t{a.tokens[at + lane]} - first;
+      if (to < a.shape.length && s >= 0 && s < symbols) symbol = static_cast<int>(s);
+      offset = (row + to - i) * a.shape.dim + p * a.width;
+    }
     float g[kAhead];
-    int symbol[kAhead];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      symbol[k] = -1;
-      if (at + k >= end) continue;
-      const int64_t row = (at + k) / a.patch, p = (at + k) % a.patch;
-      const int64_t i = row % a.shape.length, to = a.shape.shift ? i + 1 : i;
-      const int64_t s = int64_t{a.tokens[at + k]} - first;
-      if (to >= a.shape.length || s < 0 || s >= symbols) continue;
-      symbol[k] = static_cast<int>(s);
-      g[k] = a.dout[(row + to - i) * a.shape.dim + p * a.width + column];
+      const int64_t from = __shfl_sync(~0u, offset, k);
+      g[k] = __shfl_sync(~0u, symbol, k) >= 0 && active ? a.dout[from + column] : 0;
     }
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k)
-      if (symbol[k] >= 0) table[symbol[k] * 32 + lane] += g[k];
+    for (int k = 0; k < kAhead; ++k) {
+      const int s = __shfl_sync(~0u, symbol, k);
+      if (s >= 0) table[s * 32 + lane] += g[k];
+    }
   }
+  if (!active) return;
   float* out = a.partial + (blockIdx.z * a.vocab + first) * a.width + column;
   for (int v = 0; v < symbols; ++v) out[v * a.width] = table[v * 32 + lane];
 }

@@ -129,15 +129,16 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T>
     const bool active = row < a.rows;
     const int64_t start = row * a.dim;
     const float mean = active ? a.mean[row] : 0, rstd = active ? a.rstd[row] : 0;
-    Floats<V> normed[kPacks], dnormed[kPacks];
+    Floats<V> normed[kPacks], dnormed[kPacks], total[kPacks];
     float2 sums = make_float2(0, 0);  // of dnormed, and of dnormed * normed
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int c = (p * a.group + t) * V;
-      normed[p] = dnormed[p] = Floats<V>{};
+      normed[p] = dnormed[p] = total[p] = Floats<V>{};
       if (!active || c >= a.dim) continue;
       normed[p] = load<V>(a.sum + start + c);
       dnormed[p] = load<V>(a.dy + start + c);
+      if (a.accumulate) total[p] = load<V>(a.dsum + start + c);
     }
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
@@ -162,15 +163,13 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T>
     for (int p = 0; p < kPacks; ++p) {
       const int c = (p * a.group + t) * V;
       if (c >= a.dim) continue;
-      Floats<V> total{};
-      if (a.accumulate) total = load<V>(a.dsum + start + c);
 #pragma unroll
       for (int j = 0; j < V; ++j)
-        total[j] += rstd * (dnormed[p][j] - sums.x - normed[p][j] * sums.y);
-      store<V>(a.dsum + start + c, total);
+        total[p][j] += rstd * (dnormed[p][j] - sums.x - normed[p][j] * sums.y);
+      store<V>(a.dsum + start + c, total[p]);
       if (a.ddelta == nullptr) continue;
-      a.mask.template apply<V>(total.v, start + c);
-      store<V>(a.ddelta + start + c, total);
+      a.mask.template apply<V>(total[p].v, start + c);
+      store<V>(a.ddelta + start + c, total[p]);
     }
   }
   // The groups of a block one after another, so that the order of the sum is fixed.
