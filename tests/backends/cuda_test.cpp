@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -52,6 +54,48 @@ TEST(Cuda, UploadsMoreThanItsStagingMemory) {
   std::fill(source.begin(), source.end(), -1.0f);
   backend->to_host(back.data(), tensor);
   EXPECT_EQ(back, expected);
+}
+
+// Results large enough for the library's epilogues, against f32 with the same inputs.
+TEST(Cuda, LargeProductsWithGelu) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  constexpr int64_t M = 2048, N = 1024, K = 128;
+  const auto backend = make_backend("cuda");
+  const Buffer buffer = backend->allocate(size_t{128} << 20);
+  Arena arena(buffer.data());
+  Random random(5, 1);
+  const auto both = [&](const Shape& shape, float scale) {  // in bf16 and, rounded, in f32
+    const Tensor wide = arena.make(shape, DType::f32), narrow = arena.make(shape, DType::bf16);
+    std::vector<float> host(static_cast<size_t>(shape.size()));
+    for (float& x : host) x = scale * static_cast<float>(random.normal());
+    backend->from_host(wide, host.data());
+    backend->convert(wide, narrow);
+    backend->convert(narrow, wide);
+    return std::map<DType, Tensor>{{DType::f32, wide}, {DType::bf16, narrow}};
+  };
+  auto x = both({M, K}, 1), w = both({N, K}, 0.1f), v = both({K, N}, 0.1f), dy = both({M, K}, 1);
+  const Tensor bias = both({N}, 0.3f).at(DType::f32);
+  std::map<DType, std::vector<std::vector<float>>> results;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor pre = arena.make({M, N}, dtype), y = arena.make({M, N}, dtype);
+    const Tensor dx = arena.make({M, N}, dtype), wide = arena.make({M, N}, DType::f32);
+    backend->linear_forward(x[dtype], w[dtype], bias, Activation::gelu, pre, y);
+    backend->linear_backward_input(dy[dtype], v[dtype], Activation::gelu, pre, dx);
+    for (const Tensor& t : {pre, y, dx}) {
+      backend->convert(t, wide);
+      results[dtype].emplace_back(static_cast<size_t>(M * N));
+      backend->to_host(results[dtype].back().data(), wide);
+    }
+  }
+  for (size_t i = 0; i < 3; ++i) {
+    double difference = 0, size = 0;
+    for (size_t j = 0; j < static_cast<size_t>(M * N); ++j) {
+      const double want = results[DType::f32][i][j], have = results[DType::bf16][i][j];
+      difference += (have - want) * (have - want);
+      size += want * want;
+    }
+    EXPECT_LT(std::sqrt(difference / size), 5e-3) << "result " << i;
+  }
 }
 
 // Sums are taken in a fixed order: the same call gives the same bits.

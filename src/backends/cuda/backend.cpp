@@ -190,6 +190,13 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  // Elements of a result from which on bias and activation are left to the library, which rounds
+  // the bias to the result's type; smaller ones cost their launches, not their memory traffic.
+  static constexpr int64_t kEpiloguePays = int64_t{1} << 20;
+
+  // linear_forward() in one product; false where the library does not offer it.
+  bool fused_linear(const Matrix& a, const Matrix& b, const Tensor& bias, Activation activation,
+                    const Tensor& pre, const Tensor& y);
   // Scratch memory for a product: the library's, then `more` bytes.
   std::byte* product_scratch(size_t more) {
     return static_cast<std::byte*>(context_.scratch(Products::kWorkspace + more));
@@ -219,8 +226,8 @@ class CudaBackend final : public Backend {
 
 // In bf16 gelu and its slope are part of the product; in f32 they are taken apart, since the
 // library's tangent is an approximation.
-bool gelu_within(Activation activation, const Tensor& x, const Tensor& y) {
-  return activation == Activation::gelu && x.dtype == DType::bf16 && y.dtype == DType::bf16;
+bool gelu_within(Activation activation, DType compute, const Tensor& y) {
+  return activation == Activation::gelu && compute == DType::bf16 && y.dtype == DType::bf16;
 }
 
 void CudaBackend::linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias,
@@ -230,31 +237,39 @@ void CudaBackend::linear_forward(const Tensor& x, const Tensor& w, const Tensor&
             (!pre || pre.size() == M * N),
         "linear: shapes");
   if (M <= cuda::kFewRows) return cuda::few_row_linear(context_, x, w, bias, activation, pre, y);
-  std::byte* scratch = product_scratch(static_cast<size_t>(N) * sizeof(float));
   const Matrix a{x.data, x.dtype, M, K}, b{w.data, w.dtype, N, K, true};
+  if (M * N >= kEpiloguePays && fused_linear(a, b, bias, activation, pre, y)) return;
+  std::byte* scratch = product_scratch(static_cast<size_t>(M * N) * sizeof(float));
+  const Tensor product{scratch + Products::kWorkspace, DType::f32, {M, N}};
+  if (!products_.multiply(a, b, product, false, {}, scratch))
+    cuda::plain_product(context_, x.dtype, M, N, K, {x.data, K, 1}, {w.data, 1, K}, false, product);
+  cuda::finish_linear(context_, product, bias, activation, pre, y);
+}
+
+bool CudaBackend::fused_linear(const Matrix& a, const Matrix& b, const Tensor& bias,
+                               Activation activation, const Tensor& pre, const Tensor& y) {
+  std::byte* scratch = product_scratch(static_cast<size_t>(b.rows) * sizeof(float));
   // The library takes the bias in the type of the result.
   const auto bias_as = [&](DType dtype) -> const void* {
     if (!bias || dtype == bias.dtype) return bias.data;
-    const Tensor converted{scratch + Products::kWorkspace, dtype, {N}};
+    const Tensor converted{scratch + Products::kWorkspace, dtype, {b.rows}};
     cuda::convert(context_, bias, converted);
     return converted.data;
   };
-  if (gelu_within(activation, x, y)) {
+  if (gelu_within(activation, a.dtype, y)) {
     const Epilogue whole{bias
                              ? (pre ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_BIAS)
                              : (pre ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU),
                          bias_as(y.dtype), pre.data};
-    if (products_.multiply(a, b, y, false, whole, scratch)) return;
+    return products_.multiply(a, b, y, false, whole, scratch);
   }
   const Tensor& product = pre ? pre : y;
   const Epilogue with_bias{bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
                            bias_as(product.dtype)};
-  if (!products_.multiply(a, b, product, false, with_bias, scratch)) {
-    cuda::plain_product(context_, x.dtype, M, N, K, {x.data, K, 1}, {w.data, 1, K}, false, product);
-    if (bias) cuda::add_bias(context_, product, bias.as<float>(), M, N);
-  }
+  if (!products_.multiply(a, b, product, false, with_bias, scratch)) return false;
   if (pre || activation != Activation::none)
     cuda::activation_forward(context_, activation, product, y);
+  return true;
 }
 
 void CudaBackend::linear_backward_input(const Tensor& dy, const Tensor& w, Activation activation,
@@ -265,7 +280,7 @@ void CudaBackend::linear_backward_input(const Tensor& dy, const Tensor& w, Activ
         "linear: shapes of gradients");
   std::byte* scratch = product_scratch(0);
   const Matrix a{dy.data, dy.dtype, M, N}, b{w.data, w.dtype, N, K};
-  if (gelu_within(activation, dy, dx) &&
+  if (gelu_within(activation, dy.dtype, dx) &&
       products_.multiply(a, b, dx, false, {CUBLASLT_EPILOGUE_DGELU, nullptr, saved.data}, scratch))
     return;
   if (!products_.multiply(a, b, dx, false, {}, scratch))

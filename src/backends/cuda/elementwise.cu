@@ -83,17 +83,23 @@ struct ActivateBackward {
   }
 };
 
-template <class T>
-struct AddBias {
-  T* x;
-  const float* bias;
-  int64_t cols;
+template <Activation kind, class T, class O>
+struct Finish {
+  const float *product, *bias;
+  int cols;
+  T* pre;
+  O* y;
   template <int N>
   __device__ void apply(int64_t i) const {
-    Floats<N> y = load<N>(x + i);
+    Floats<N> x = load<N>(product + i);
+    if (bias != nullptr) {
 #pragma unroll
-    for (int j = 0; j < N; ++j) y[j] += bias[(i + j) % cols];
-    store<N>(x + i, y);
+      for (int j = 0; j < N; ++j) x[j] += bias[(i + j) % cols];
+    }
+    if (pre != nullptr) store<N>(pre + i, x);
+#pragma unroll
+    for (int j = 0; j < N; ++j) x[j] = activate<kind, float>(x[j]);
+    store<N>(y + i, x);
   }
 };
 
@@ -150,11 +156,19 @@ void activation_backward(Context& context, const Tensor& dy, Activation activati
   });
 }
 
-void add_bias(Context& context, const Tensor& x, const float* bias, int64_t rows, int64_t cols) {
-  with_float(x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const AddBias<T> f{device<T>(x), bias, cols};
-    for_each(context, rows * cols, aligned16(f.x), f, "bias");
+void finish_linear(Context& context, const Tensor& product, const Tensor& bias,
+                   Activation activation, const Tensor& pre, const Tensor& y) {
+  with_float(pre ? pre.dtype : y.dtype, [&](auto kept) {
+    with_float(y.dtype, [&](auto to) {
+      with_activation(activation, [&](auto kind) {
+        using T = decltype(kept);
+        using O = decltype(to);
+        const Finish<decltype(kind)::value, T, O> f{device<float>(product), device<float>(bias),
+                                                    static_cast<int>(product.shape[1]),
+                                                    device<T>(pre), device<O>(y)};
+        for_each(context, product.size(), aligned16(f.product, f.pre, f.y), f, "linear");
+      });
+    });
   });
 }
 

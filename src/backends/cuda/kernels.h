@@ -79,7 +79,8 @@ struct PlainMatrix {
 };
 void plain_product(Context& context, DType dtype, int64_t m, int64_t n, int64_t k, PlainMatrix a,
                    PlainMatrix b, bool add, const Tensor& c);
-// x (rows, cols) += bias (cols), compute dtype or f32.
-void add_bias(Context& context, const Tensor& x, const float* bias, int64_t rows, int64_t cols);
+// y = act(pre), pre = product (rows, cols; f32) + bias.
+void finish_linear(Context& context, const Tensor& product, const Tensor& bias,
+                   Activation activation, const Tensor& pre, const Tensor& y);
 
 }  // namespace megabyte::cuda
