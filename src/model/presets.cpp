@@ -56,7 +56,7 @@ std::vector<Preset> make_presets() {
 
   Preset quickstart = small_megabyte(
       "quickstart", "small hourglass that learns English text in two minutes on two CPU cores",
-      stage(64, 256, 3, 4, learned), stage(8, 128, 2, 4, Positions::rotary), 1, 3e-3);
+      stage(128, 256, 3, 4, learned), stage(8, 128, 2, 4, Positions::rotary), 1, 3e-3);
   // In so little time many small steps, from larger initial values, reach the fewest bits per byte.
   quickstart.init_stddev = 0.06;
   quickstart.config.stages[1].cross_patch = 24;
