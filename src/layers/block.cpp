@@ -1,5 +1,7 @@
 #include "layers/block.h"
 
+#include <algorithm>
+
 namespace megabyte {
 
 BlockWeights bind_block(const Parameters& p, const std::string& pre) {
@@ -40,10 +42,12 @@ BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool back
   if (backward) {
     s.dsum = arena.make({M, D}, shape.residual);
     s.ddelta = arena.make({M, D}, shape.compute);
-    s.dnorm = arena.make({M, D}, shape.compute);
-    s.dqkv = arena.make({M, 3 * D}, shape.compute);
-    s.dattended = arena.make({Q, D}, shape.compute);
-    s.dhidden = arena.make({Q, shape.ffn}, shape.compute);
+    s.dnorm = s.delta;
+    s.dattended = s.delta.slice(0, Q);
+    const int64_t qkv = M * 3 * D, hidden = Q * shape.ffn;
+    const Tensor wide = arena.make({std::max(qkv, hidden)}, shape.compute);
+    s.dqkv = wide.slice(0, qkv).view({M, 3 * D});
+    s.dhidden = wide.slice(0, hidden).view({Q, shape.ffn});
     if (Q != M) s.dsliced = arena.make({Q, D}, shape.residual);
   }
   if (shape.turns_windows())
@@ -91,9 +95,9 @@ void attend_backward(Backend& backend, const BlockShape& shape, const BlockActiv
 
 }  // namespace
 
-Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& w,
-                      const Pending& in, const Dropout& branches, const BlockActivations& a,
-                      const BlockScratch& scratch) {
+void block_activate(Backend& backend, const BlockShape& shape, const BlockWeights& w,
+                    const Pending& in, const Dropout& branches, const BlockActivations& a,
+                    const BlockScratch& scratch) {
   const AttentionShape& at = shape.attention;
   const int64_t Q = shape.out_positions(), D = shape.dim();
   const Tensor delta = scratch.delta.slice(0, Q);
@@ -117,6 +121,13 @@ Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeig
                                 shape.eps, a.sum2, a.norm2, a.mean2, a.rstd2);
   backend.linear_forward(a.norm2, w.up_weight.value, w.up_bias.value, shape.activation, a.pre,
                          a.hidden);
+}
+
+Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& w,
+                      const Pending& in, const Dropout& branches, const BlockActivations& a,
+                      const BlockScratch& scratch) {
+  block_activate(backend, shape, w, in, branches, a, scratch);
+  const Tensor delta = scratch.delta.slice(0, shape.out_positions());
   backend.linear_forward(a.hidden, w.down_weight.value, w.down_bias.value, Activation::none, {},
                          delta);
   return {a.sum2, delta, second_branch(branches)};

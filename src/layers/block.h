@@ -67,8 +67,12 @@ BlockActivations plan_block(Arena& arena, const BlockShape& shape, bool backward
 struct BlockScratch {
   Tensor delta;         // (M, D) the pending branch
   Tensor dsum, ddelta;  // running gradients: of the residual stream, of the pending branch
-  Tensor dnorm, dqkv, dattended, dhidden, dsliced;
-  WindowScratch window;  // where turns_windows()
+  // Gradients within a block. No two of one line are needed at a time, nor the first while a branch
+  // is pending: each line is one memory.
+  Tensor dnorm, dattended;  // (M, D), (out_positions, D): that of `delta`
+  Tensor dqkv, dhidden;     // (M, 3 D), (out_positions, ffn)
+  Tensor dsliced;           // (out_positions, D)
+  WindowScratch window;     // where turns_windows()
 };
 BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool backward);
 
@@ -77,6 +81,11 @@ BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool back
 Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& weights,
                       const Pending& in, const Dropout& branches,
                       const BlockActivations& activations, const BlockScratch& scratch);
+
+// The part of it that leaves everything in `activations`: all but the last product, `down`.
+void block_activate(Backend& backend, const BlockShape& shape, const BlockWeights& weights,
+                    const Pending& in, const Dropout& branches, const BlockActivations& activations,
+                    const BlockScratch& scratch);
 
 // Takes the gradients of what the block handed on in scratch.dsum and scratch.ddelta (its first
 // out_positions() rows), leaves those of its input there, and adds to the weights' gradients.

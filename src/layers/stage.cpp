@@ -149,7 +149,7 @@ void blocks_backward(const StageRun& run, const std::vector<BlockShape>& shapes,
     const BlockActivations& a = activations[i];
     const Dropout branches = block_dropout(run.dropout, first_dropout + i);
     if (run.activations.recompute)
-      block_forward(run.backend, shapes[i], weights[i], {a.sum1, {}, {}}, branches, a, scratch);
+      block_activate(run.backend, shapes[i], weights[i], {a.sum1, {}, {}}, branches, a, scratch);
     const Dropout before =
         i == 0 ? Dropout{} : second_branch(block_dropout(run.dropout, first_dropout + i - 1));
     block_backward(run.backend, shapes[i], weights[i], i > 0 || first_pending, before, branches, a,

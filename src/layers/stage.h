@@ -89,14 +89,14 @@ struct StageActivations {
   std::vector<BlockActivations> encoder;
   Tensor encoded, encoded_norm, encoded_mean, encoded_rstd;  // (M, D) residual, compute; (M)
   Tensor pooled;  // (M, D_parent / n) compute: for the parent
-  Tensor x;       // (M, D) residual: what the blocks start from
+  Tensor x;       // (M, D) residual: what the blocks start from (training adds the parent's branch)
   std::vector<BlockActivations> blocks;
   Tensor final_sum, out, final_mean,
       final_rstd;  // (out_positions, D) residual, compute; (out_positions)
 
   // gradients that outlive one pass
-  Tensor dout;      // (out_positions, D) compute: written by the child's backward, or by the head's
-  Tensor dencoded;  // (M, D) residual
+  Tensor dout;      // as `out`, and in its place: written by the child's backward, or by the head's
+  Tensor dencoded;  // as `x`, and in its place
   Tensor dpooled;   // (M, D_parent / n) compute: written by the parent's backward
   Tensor dconvolved, dactivated, dunfolded;  // (B n P, e) compute, the same, (B n P, e width)
 

@@ -98,8 +98,8 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
   a.recompute = backward && !keep;
 
   // A block's activations: its own when all are kept; else one set in scratch serves every block,
-  // and only the blocks' inputs (sum1) are kept for recomputation. `first` is sum1 of a block with
-  // nothing pending.
+  // and only the blocks' inputs (sum1) are kept for recomputation. `first` is what the first block
+  // starts from; in training the branch that is pending there is added in its place.
   const auto plan_blocks = [&](const std::vector<BlockShape>& shapes, const Tensor& first,
                                bool first_pending) {
     std::vector<BlockActivations> blocks;
@@ -117,7 +117,7 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
         }
         blocks.push_back(shared);
       }
-      if (i == 0 && !first_pending)
+      if (i == 0 && (backward || !first_pending))
         blocks[i].sum1 = first;
       else
         blocks[i].sum1 = backward ? arena.make({shapes[i].positions(), D}, residual) : shared_sum1;
@@ -153,11 +153,11 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
     if (backward) {
       a.encoded_mean = arena.make({M}, master);
       a.encoded_rstd = arena.make({M}, master);
-      a.dencoded = arena.make({M, D}, residual);
       a.dpooled = arena.make({M, shape.parent_slice}, compute);
     }
   }
   a.x = arena.make({M, D}, residual);
+  if (shape.encodes && backward) a.dencoded = a.x;
   a.blocks = plan_blocks(shape.blocks, a.x, shape.parent_slice > 0);
   const bool pending = shape.parent_slice > 0 || !shape.blocks.empty();
   a.final_sum = pending ? arena.make({Q, D}, residual) : a.x;
@@ -165,7 +165,7 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
   if (backward) {
     a.final_mean = arena.make({Q}, master);
     a.final_rstd = arena.make({Q}, master);
-    a.dout = arena.make({Q, D}, compute);
+    a.dout = a.out;
   }
   a.scratch = plan_block_scratch(
       scratch_arena, shape.blocks.empty() ? shape.encoder_block : shape.blocks.front(), backward);

@@ -26,13 +26,17 @@ double product(int64_t rows, int64_t in, int64_t out) {
 }
 
 struct Flops {
-  double products = 0, attention = 0;
+  double products = 0, attention = 0, recomputed = 0;
 
   void add_block(const BlockShape& block) {
     const int64_t D = block.dim(), M = block.positions(), Q = block.out_positions();
-    products += product(M, D, 3 * D) + product(Q, D, D) + 2 * product(Q, D, block.ffn);
+    const double up = product(Q, D, block.ffn), down = up;
+    const double before = product(M, D, 3 * D) + product(Q, D, D) + up;
     // q.k and the weighted sum of v: two products, a multiplication and an addition each.
-    attention += 4.0 * static_cast<double>(D) * visible_pairs(block.attention);
+    const double pairs = 4.0 * static_cast<double>(D) * visible_pairs(block.attention);
+    products += before + down;
+    attention += pairs;
+    recomputed += before + pairs;
   }
 };
 
@@ -60,7 +64,7 @@ double Cost::forward() const {
 double Cost::training(bool checkpoint) const {
   double sum = 3 * head;
   for (const StageCost& stage : stages) sum += 3 * stage.products + 3.5 * stage.attention;
-  return sum + (checkpoint ? block_forward : 0);
+  return sum + (checkpoint ? recomputed : 0);
 }
 
 double Cost::paper_forward() const {
@@ -124,7 +128,7 @@ Cost count_cost(const Config& config, int64_t length) {
       rest.products += product(M * shape.patch, shape.embed_dim() * width, shape.embed_dim());
     count.products = (blocks.products + rest.products) / predicted;
     count.attention = blocks.attention / predicted;
-    cost.block_forward += (blocks.products + blocks.attention) / predicted;
+    cost.recomputed += blocks.recomputed / predicted;
     rows = shape.out_positions();
     count.paper = (paper + rest.products) / predicted;
   }

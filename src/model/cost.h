@@ -41,13 +41,13 @@ struct Cost {
   double forward() const;  // FLOPs a predicted byte, exactly
   // Forward and backward: every product runs once forward and twice backward (to its input, to its
   // weight); attention backward is five products of the size of forward's two. `checkpoint` adds
-  // the blocks' second forward.
+  // the blocks' second forward, all but their last product.
   double training(bool checkpoint) const;
   double paper_forward() const;
   double paper_training() const { return 3 * paper_forward(); }
   int64_t serial_layers() const;  // blocks one after another in generating one patch of stage 0
 
-  double block_forward = 0;  // the part of forward() that checkpointing runs again
+  double recomputed = 0;  // the part of forward() that checkpointing runs again
 };
 
 // Of rows of `length` bytes; Error if the length is not in [1, context].

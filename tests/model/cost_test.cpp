@@ -37,8 +37,10 @@ TEST(Cost, ExactOperationsOfTwoStages) {
   EXPECT_DOUBLE_EQ(cost.head, 2.0 * 8 * 256);
   EXPECT_DOUBLE_EQ(cost.forward(), 2048 + 1088 + 80 + 80 + 4096);
   EXPECT_DOUBLE_EQ(cost.training(false), 3.0 * (2048 + 1088 + 4096) + 3.5 * 160);
-  // Checkpointing runs the blocks again, and not the projection from the parent or the head.
-  EXPECT_DOUBLE_EQ(cost.training(true) - cost.training(false), 2048 + 80 + 1024 + 80);
+  // Checkpointing runs the blocks again but for their last product (D F parameters), and not the
+  // projection from the parent or the head.
+  EXPECT_DOUBLE_EQ(cost.training(true) - cost.training(false),
+                   2048 - 2 * 2.0 * 512 / 4 + 80 + 1024 - 2.0 * 128 + 80);
 }
 
 TEST(Cost, PaperCountOfTwoStages) {
