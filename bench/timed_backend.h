@@ -1,6 +1,6 @@
 // A backend that forwards every operation to another and, while timing, waits for it: how long each
 // takes, by operation and shape. (An operation then also pays for its start and the wait, some 10
-// us on a GPU.) It counts the memory that is allocated through it, too.
+// us on a GPU.)
 #pragma once
 
 #include <fmt/format.h>
@@ -31,22 +31,15 @@ class TimedBackend final : public Backend {
   bool timing = false;
 
   std::map<std::string, Total> totals;
-  size_t allocated = 0, peak_allocated = 0;  // bytes
 
   std::string name() const override { return inner_->name(); }
   std::string description() const override { return inner_->description(); }
   bool supports(DType compute) const override { return inner_->supports(compute); }
   bool fast(DType compute) const override { return inner_->fast(compute); }
   DType residual_dtype(DType compute) const override { return inner_->residual_dtype(compute); }
-  Buffer allocate(size_t bytes) override {
-    auto inner = std::make_shared<Buffer>(inner_->allocate(bytes));
-    allocated += bytes;
-    peak_allocated = std::max(peak_allocated, allocated);
-    return {inner->data(), bytes, [this, inner, bytes](std::byte*) mutable {
-              allocated -= bytes;
-              inner.reset();
-            }};
-  }
+  size_t peak_memory() const override { return inner_->peak_memory(); }
+  size_t workspace() const override { return inner_->workspace(); }
+  Buffer allocate(size_t bytes) override { return inner_->allocate(bytes); }
   void from_host(const Tensor& dst, const void* src) override { inner_->from_host(dst, src); }
   void to_host(void* dst, const Tensor& src) override { inner_->to_host(dst, src); }
   void synchronize() override { inner_->synchronize(); }

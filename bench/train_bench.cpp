@@ -123,7 +123,7 @@ int run(const std::string& device, const std::string& dtype, const std::string& 
   fmt::print("median step {:.2f} ms ({:.2f} to {:.2f}): {:.0f} bytes/s; {:.2f} GiB; loss {:.4f}\n",
              1e3 * times[times.size() / 2], 1e3 * times.front(), 1e3 * times.back(),
              bytes / times[times.size() / 2],
-             static_cast<double>(backend.peak_allocated) / 1073741824.0, loss / bytes);
+             static_cast<double>(backend.peak_memory()) / 1073741824.0, loss / bytes);
   backend.timing = true;
   one_step();
   print_operations(backend);

@@ -1,7 +1,6 @@
 // megabyte bench: speed of training and generation beside the ceilings of the same machine,
 // measured in the same run. Inputs are random bytes; times are medians after warm-up.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -21,6 +20,7 @@
 #include "generate/generator.h"
 #include "model/cost.h"
 #include "model/presets.h"
+#include "ops/host_memory.h"
 #include "train/trainer.h"
 
 namespace megabyte::cli {
@@ -60,17 +60,12 @@ std::vector<double> repeat(double seconds, size_t least, const std::function<voi
   return times;
 }
 
-double peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) * 1024;
-}
-
 struct TrainBench {
   DType compute;
   int64_t batch, length;
   size_t steps;
-  double step_seconds, flops_per_byte, peak_memory;
+  double step_seconds, flops_per_byte;
+  size_t peak_memory, host_peak_memory;
 
   double bytes_per_s() const { return static_cast<double>(batch * length) / step_seconds; }
 };
@@ -101,7 +96,8 @@ TrainBench bench_training(const BenchOptions& options, const Config& config, int
           .steps = times.size(),
           .step_seconds = median(times),
           .flops_per_byte = count_cost(config, config.context()).training(options.checkpoint),
-          .peak_memory = peak_memory()};
+          .peak_memory = backend.peak_memory(),
+          .host_peak_memory = peak_host_memory()};
 }
 
 struct GenerateBench {
@@ -202,16 +198,21 @@ void bench(const BenchOptions& options) {
                     {"steps", training->steps},
                     {"bytes_per_s", training->bytes_per_s()},
                     {"flops_per_s", flops},
-                    {"peak_memory", training->peak_memory}};
+                    {"peak_memory", training->peak_memory},
+                    {"host_peak_memory", training->host_peak_memory}};
     if (share) out["train"]["share_of_peak"] = *share;
     if (!options.json)
       fmt::print(
           "{:<12} {:>12}  {}, {}, {} x {} bytes a step, median of {}; {}{}; peak "
-          "memory {}\n",
+          "memory {}{}\n",
           "training", scaled(training->bytes_per_s(), "B/s"), name, type, training->batch,
           training->length, training->steps, scaled(flops, "FLOP/s"),
           share ? fmt::format(", {:.0f}% of the ceiling", *share * 100) : "",
-          memory_size(training->peak_memory));
+          memory_size(static_cast<double>(training->peak_memory)),
+          training->peak_memory == training->host_peak_memory
+              ? ""
+              : fmt::format(" of the device, {} of the host",
+                            memory_size(static_cast<double>(training->host_peak_memory))));
   }
   if (generation) {
     out["generate"] = {{"dtype", name_of(generation->compute)},

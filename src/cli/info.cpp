@@ -74,12 +74,12 @@ struct Counts {
   DType compute;
   BatchPlan plan;
   TrainingMemory training;
-  size_t training_activations = 0, inference_activations = 0;
+  size_t training_activations = 0, workspace = 0;
   GenerationMemory generation;
 
   int64_t training_total() const {
     return training.weights + training.gradients + training.moments +
-           static_cast<int64_t>(training_activations);
+           static_cast<int64_t>(training_activations + workspace);
   }
 };
 
@@ -97,6 +97,7 @@ Counts count(const InfoOptions& options) {
   counts.training = training_memory(config, counts.compute);
   counts.training_activations =
       Hierarchy::activation_bytes(config, *backend, counts.compute, counts.plan);
+  counts.workspace = backend->workspace();
   counts.generation = generation_memory(config, counts.compute, options.batch);
   return counts;
 }
@@ -136,6 +137,7 @@ void print_json(const InfoOptions& options, const Counts& counts) {
         {"gradients", counts.training.gradients},
         {"moments", counts.training.moments},
         {"activations", counts.training_activations},
+        {"workspace", counts.workspace},
         {"total", counts.training_total()}}},
       {"generation_memory",
        {{"weights", counts.generation.weights}, {"caches", counts.generation.caches}}},
@@ -175,9 +177,10 @@ void print_table(const InfoOptions& options, const Counts& counts) {
   const auto size = [](auto bytes) { return memory_size(static_cast<double>(bytes)); };
   fmt::print("Memory of training, batch {}, {}{}\n", options.batch, name_of(counts.compute),
              options.checkpoint ? ", activation checkpointing" : "");
-  fmt::print("  weights {}, gradients {}, moments {}, activations {}: {} in all\n",
+  fmt::print("  weights {}, gradients {}, moments {}, activations {}{}: {} in all\n",
              size(counts.training.weights), size(counts.training.gradients),
              size(counts.training.moments), size(counts.training_activations),
+             counts.workspace > 0 ? fmt::format(", workspace {}", size(counts.workspace)) : "",
              size(counts.training_total()));
   fmt::print("Memory of generation, batch {}: weights {}, caches {}\n", options.batch,
              size(counts.generation.weights), size(counts.generation.caches));

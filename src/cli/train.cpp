@@ -51,13 +51,18 @@ TrainingState asked_run(const TrainOptions& options) {
   return options.new_run();
 }
 
-void print_result(const TrainOptions& options, const RunResult& result) {
+// peak_memory: bytes, as Backend::peak_memory().
+void print_result(const TrainOptions& options, const RunResult& result, size_t peak_memory) {
   const Metrics& last = result.last;
   if (options.quiet) return;
   if (options.json) {
-    nlohmann::ordered_json json{
-        {"model", options.out}, {"finished", result.finished}, {"saved_step", result.saved_step},
-        {"bytes", last.bytes},  {"bpb", last.bpb()},           {"seconds", result.elapsed}};
+    nlohmann::ordered_json json{{"model", options.out},
+                                {"finished", result.finished},
+                                {"saved_step", result.saved_step},
+                                {"bytes", last.bytes},
+                                {"bpb", last.bpb()},
+                                {"seconds", result.elapsed},
+                                {"peak_memory", peak_memory}};
     if (last.valid_bpb) json["valid_bpb"] = *last.valid_bpb;
     fmt::print("{}\n", json.dump());
   } else if (!result.finished) {
@@ -66,11 +71,11 @@ void print_result(const TrainOptions& options, const RunResult& result) {
         "  megabyte train --out {} --resume\n",
         options.out, result.saved_step, options.out);
   } else {
-    fmt::print("Trained {} steps, {} in {}: {:.3f} bits per byte{}. The model is in {}.\n",
-               last.step, scaled(static_cast<double>(last.bytes), "B"),
-               human_duration(result.elapsed), last.bpb(),
-               last.valid_bpb ? fmt::format(", {:.3f} on held-out data", *last.valid_bpb) : "",
-               options.out);
+    fmt::print(
+        "Trained {} steps, {} in {}: {:.3f} bits per byte{}; peak memory {}. The model is in {}.\n",
+        last.step, scaled(static_cast<double>(last.bytes), "B"), human_duration(result.elapsed),
+        last.bpb(), last.valid_bpb ? fmt::format(", {:.3f} on held-out data", *last.valid_bpb) : "",
+        memory_size(static_cast<double>(peak_memory)), options.out);
     fmt::print(
         "Next:\n"
         "  megabyte generate --model {} --bytes 500\n"
@@ -109,9 +114,9 @@ void train(const TrainOptions& options) {
     model.parameters().initialize(settings.seed, settings.init_stddev);
   }
   if (finished && options.json) {
-    print_result(
-        options,
-        {.finished = true, .saved_step = state.step, .last = {}, .elapsed = state.elapsed});
+    print_result(options,
+                 {.finished = true, .saved_step = state.step, .last = {}, .elapsed = state.elapsed},
+                 backend->peak_memory());
     return;
   }
   if (finished) {
@@ -146,7 +151,7 @@ void train(const TrainOptions& options) {
                .on_note = [&](const std::string& text) { progress.note(text); },
                .stop_requested = [] { return stop_signal != 0; }});
   progress.clear();
-  print_result(options, result);
+  print_result(options, result, backend->peak_memory());
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "ops/host_memory.h"
 
+#include <sys/resource.h>
+
 #include <cstring>
 #include <new>
 
@@ -16,6 +18,12 @@ Buffer allocate_on_host(size_t bytes) {
          static_cast<double>(bytes) / 1048576.0);
   return {static_cast<std::byte*>(data), bytes,
           [](std::byte* p) { ::operator delete(p, alignment); }};
+}
+
+size_t peak_host_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<size_t>(usage.ru_maxrss) * 1024;
 }
 
 void copy_rows_on_host(const Tensor& src, int64_t src_stride, const Tensor& dst, int64_t dst_stride,

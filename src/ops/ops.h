@@ -140,6 +140,11 @@ class Backend {
   virtual DType residual_dtype(DType compute) const = 0;
 
   // --- memory
+  // The most bytes held at once so far: by the whole process where tensors lie in the host's
+  // memory, else on the device (beside what its driver holds for a process).
+  virtual size_t peak_memory() const = 0;
+  // Bytes that operations take beside what is allocated here, about.
+  virtual size_t workspace() const = 0;
   // -------------------------------------------------------------------------------------
   // Uninitialised memory, aligned to Arena::kAlignment. Error that says how much was asked for.
   virtual Buffer allocate(size_t bytes) = 0;

@@ -11,9 +11,12 @@
 
 #include "base/arena.h"
 #include "base/random.h"
+#include "model/cost.h"
+#include "model/hierarchy.h"
 #include "ops/ops.h"
 #include "support/device.h"
 #include "support/errors.h"
+#include "train/trainer.h"
 
 namespace megabyte {
 namespace {
@@ -39,6 +42,28 @@ TEST(Cuda, OutOfMemorySaysWhatToLower) {
   EXPECT_THAT(error, testing::HasSubstr("16384.00 GiB are needed"));
   EXPECT_THAT(error, testing::HasSubstr("smaller batch"));
   EXPECT_NO_THROW(backend->allocate(1 << 20));  // the failure is forgotten
+}
+
+// What `megabyte info` predicts (model/cost.h) is what training takes.
+TEST(Cuda, TrainingTakesTheMemoryThatIsPredicted) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  const auto backend = make_backend("cuda");
+  const Config config{.stages = {{128, 512, 4, 8, 2048}, {8, 256, 4, 4, 1024}}};
+  for (const bool checkpoint : {true, false}) {  // the smaller peak first
+    const BatchPlan plan{
+        .batch = 32, .length = config.context(), .training = true, .checkpoint = checkpoint};
+    Hierarchy model(config, *backend, DType::bf16, true);
+    model.parameters().initialize(1);
+    Trainer trainer(model, {.batch = plan.batch, .steps = 1, .checkpoint_activations = checkpoint});
+    const std::vector<uint16_t> tokens(static_cast<size_t>(plan.batch * plan.length), 1);
+    trainer.step(tokens.data(), 0, 1e-3);
+    const TrainingMemory memory = training_memory(config, DType::bf16);
+    const double predicted =
+        static_cast<double>(memory.weights + memory.gradients + memory.moments) +
+        static_cast<double>(Hierarchy::activation_bytes(config, *backend, DType::bf16, plan) +
+                            backend->workspace());
+    EXPECT_NEAR(static_cast<double>(backend->peak_memory()), predicted, 0.1 * predicted);
+  }
 }
 
 // Uploads go through a small pinned buffer in pieces; the source may change at once.

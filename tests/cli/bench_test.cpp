@@ -20,6 +20,7 @@ TEST(BenchCommand, MeasuresBoth) {
   const auto json = nlohmann::json::parse(run.out);
   EXPECT_GT(json["train"]["bytes_per_s"].get<double>(), 0);
   EXPECT_GT(json["train"]["peak_memory"].get<double>(), 0);
+  EXPECT_GT(json["train"]["host_peak_memory"].get<double>(), 0);
   EXPECT_GT(json["generate"]["bytes_per_s"].get<double>(), 0);
   EXPECT_EQ(json["generate"]["bytes"], 20);
   EXPECT_GT(json["product_flops_per_s"]["f32"].get<double>(), 0);

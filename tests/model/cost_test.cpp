@@ -3,9 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
+#include "backends/reference/backend.h"
 #include "base/error.h"
+#include "model/hierarchy.h"
 #include "model/parameters.h"
 #include "support/configs.h"
+#include "train/trainer.h"
 
 namespace megabyte {
 namespace {
@@ -110,6 +115,39 @@ TEST(Cost, Memory) {
   linear.stages[1].cross_patch = 6;
   EXPECT_EQ(generation_memory(linear, DType::f32, 3).caches,
             3 * 4 * (2 * 2 * 4 * 16 + (4 + 1) * 8 + 6 * 3 * 8));
+}
+
+// Counts what is allocated through it, bytes.
+class CountingBackend final : public reference::ReferenceBackend {
+ public:
+  Buffer allocate(size_t bytes) override {
+    allocated += bytes;
+    return ReferenceBackend::allocate(bytes);
+  }
+  size_t allocated = 0;
+};
+
+TEST(Cost, TrainingTakesTheMemoryThatIsPredicted) {
+  for (const auto& [name, config] : test::small_configs())
+    for (const bool checkpoint : {false, true}) {
+      SCOPED_TRACE(name);
+      CountingBackend backend;
+      Hierarchy model(config, backend, DType::f32, true);
+      const TrainSettings settings{.batch = 2, .steps = 1, .checkpoint_activations = checkpoint};
+      Trainer trainer(model, settings);
+      const std::vector<uint16_t> tokens(static_cast<size_t>(2 * config.context()), 1);
+      trainer.step(tokens.data(), 0, 1e-3);
+      const TrainingMemory memory = training_memory(config, DType::f32);
+      const size_t activations = Hierarchy::activation_bytes(
+          config, backend, DType::f32,
+          {.batch = 2, .length = config.context(), .training = true, .checkpoint = checkpoint});
+      const size_t predicted =
+          static_cast<size_t>(memory.weights + memory.gradients + memory.moments) + activations;
+      // Parameters lie at multiples of 64 elements, four times over.
+      const size_t alignment = 4 * 4 * 64 * (model.parameters().specs().size() + 1);
+      EXPECT_GE(backend.allocated, predicted);
+      EXPECT_LE(backend.allocated, predicted + alignment);
+    }
 }
 
 TEST(Cost, EveryModelOfTheFamily) {

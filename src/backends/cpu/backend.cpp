@@ -13,6 +13,7 @@
 #include "backends/factories.h"
 #include "base/arena.h"
 #include "hwy/targets.h"
+#include "ops/host_memory.h"
 #include "ops/sampling.h"
 
 namespace megabyte {
@@ -39,6 +40,8 @@ class CpuBackend final : public Backend {
   }
   DType residual_dtype(DType) const override { return DType::f32; }
 
+  size_t peak_memory() const override { return peak_host_memory(); }
+  size_t workspace() const override { return 0; }
   Buffer allocate(size_t bytes) override {
     // Large buffers ask for large pages: products walk them in steps of whole rows.
     constexpr size_t large = size_t{2} << 20;

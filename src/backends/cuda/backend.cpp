@@ -33,6 +33,8 @@ class CudaBackend final : public Backend {
   bool fast(DType compute) const override { return supports(compute); }
   DType residual_dtype(DType) const override { return DType::f32; }
 
+  size_t peak_memory() const override { return cuda::peak_device_memory(); }
+  size_t workspace() const override { return Products::kWorkspace; }
   Buffer allocate(size_t bytes) override { return cuda::allocate_on_device(bytes); }
   void from_host(const Tensor& dst, const void* src) override {
     context_.upload(dst.data, src, dst.bytes());

@@ -1,6 +1,7 @@
 #include "backends/cuda/context.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -27,6 +28,20 @@ std::string why_no_device() {
   return count > 0 ? "" : "no NVIDIA GPU was found";
 }
 
+namespace {
+
+std::atomic<size_t> allocated{0}, peak_allocated{0};  // bytes, of the process
+
+void count_allocation(size_t bytes) {
+  const size_t now = allocated += bytes;
+  for (size_t peak = peak_allocated; peak < now;)
+    if (peak_allocated.compare_exchange_weak(peak, now)) break;
+}
+
+}  // namespace
+
+size_t peak_device_memory() { return peak_allocated; }
+
 Buffer allocate_on_device(size_t bytes) {
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, std::max<size_t>(bytes, 1));
@@ -42,7 +57,11 @@ Buffer allocate_on_device(size_t bytes) {
         static_cast<double>(total) / kGiB);
   }
   check_cuda(status, "allocate");
-  return {static_cast<std::byte*>(data), bytes, [](std::byte* p) { cudaFree(p); }};
+  count_allocation(bytes);
+  return {static_cast<std::byte*>(data), bytes, [bytes](std::byte* p) {
+            cudaFree(p);
+            allocated -= bytes;
+          }};
 }
 
 Context::Context() {

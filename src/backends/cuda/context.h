@@ -54,6 +54,8 @@ class Context {
 
 // Device memory; Error that says how much was asked for and how much there is.
 Buffer allocate_on_device(size_t bytes);
+// The most bytes that were allocated there at once.
+size_t peak_device_memory();
 // Why no device can be used; empty when one can.
 std::string why_no_device();
 

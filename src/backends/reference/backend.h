@@ -3,11 +3,12 @@
 // to be fast.
 #pragma once
 
+#include "ops/host_memory.h"
 #include "ops/ops.h"
 
 namespace megabyte::reference {
 
-class ReferenceBackend final : public Backend {
+class ReferenceBackend : public Backend {
  public:
   std::string name() const override { return "reference"; }
   std::string description() const override { return "plain loops, one thread"; }
@@ -18,6 +19,8 @@ class ReferenceBackend final : public Backend {
   DType residual_dtype(DType compute) const override { return compute; }
 
   // memory.cpp
+  size_t peak_memory() const override { return peak_host_memory(); }
+  size_t workspace() const override { return 0; }
   Buffer allocate(size_t bytes) override;
   void from_host(const Tensor& dst, const void* src) override;
   void to_host(void* dst, const Tensor& src) override;
