@@ -166,8 +166,9 @@ class TimedBackend final : public Backend {
     timed("linear_attention_decode", {&state},
           [&] { inner_->linear_attention_decode(shape, qkv, state, out); });
   }
-  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& tokens) override {
-    timed("sample", {&logits}, [&] { inner_->sample(shape, logits, tokens); });
+  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+              const Tensor& tokens) override {
+    timed("sample", {&logits}, [&] { inner_->sample(shape, logits, draws, tokens); });
   }
 
  private:

@@ -7,7 +7,8 @@
 namespace megabyte {
 namespace {
 
-Tensor from(const Tensor& flat, int64_t begin) { return flat.slice(begin, flat.size() - begin); }
+// Of a model without patches.
+constexpr int64_t kRunOfBytes = 16;
 
 }  // namespace
 
@@ -16,16 +17,21 @@ int64_t Decoder::kept_when_full(const Config& config) {
   return half >= patch ? half / patch * patch : half;
 }
 
-Decoder::Decoder(const Hierarchy& model, int64_t batch)
-    : model_(model), backend_(model.backend()), batch_(batch), context_(model.config().context()) {
+Decoder::Decoder(const Hierarchy& model, int64_t batch, Choose choose)
+    : model_(model),
+      backend_(model.backend()),
+      batch_(batch),
+      context_(model.config().context()),
+      patch_(model.config().patch_bytes(0)),
+      run_length_(patch_ > 1 ? patch_ : kRunOfBytes),
+      choose_(std::move(choose)),
+      rows_(static_cast<size_t>(batch * context_)) {
   check(batch > 0, "a batch has rows");
   Arena measure;
   plan(measure);
   buffer_ = backend_.allocate(measure.peak());
   Arena arena(buffer_.data());
   plan(arena);
-  backend_.zero(prompt_);  // prefill() reads past a prompt's end: symbols, but any
-  staging_.resize(static_cast<size_t>(batch * context_));
   reset();
 }
 
@@ -33,10 +39,8 @@ void Decoder::plan(Arena& arena) {
   const Config& config = model_.config();
   stages_.clear();
   for (int s = 0; s < config.stage_count(); ++s) stages_.emplace_back(model_, s, batch_, arena);
-  row_ = arena.make({batch_ * context_}, DType::u16);
-  prompt_ = arena.make({batch_ * context_}, DType::u16);
-  bytes_ = arena.make({batch_ * config.patch_bytes(0)}, DType::u16);
-  token_ = arena.make({batch_}, DType::u16);
+  tokens_ = arena.make({run_length_, batch_}, DType::u16);
+  bytes_ = arena.make({batch_ * patch_}, DType::u16);
   logits_ = arena.make({batch_, config.vocab_size}, master_dtype(model_.compute()));
 }
 
@@ -50,81 +54,155 @@ void Decoder::prompt(const uint16_t* tokens, int64_t count) {
   int64_t skipped = 0;
   const int64_t dropped = context_ - kept_when_full(model_.config());
   while (count - skipped >= context_) skipped += dropped;
-  const int64_t kept = count - skipped;
+  std::vector<uint16_t> rows;
   for (int64_t b = 0; b < batch_; ++b)
-    std::copy_n(tokens + b * count + skipped, kept, staging_.begin() + b * context_);
-  backend_.from_host(prompt_, staging_.data());
-  reset();
-  feed(kept);
+    rows.insert(rows.end(), tokens + b * count + skipped, tokens + (b + 1) * count);
+  start(rows);
 }
 
-void Decoder::feed(int64_t count) {
-  const int64_t P = model_.config().patch_bytes(0), patches = count / P, together = patches * P;
+void Decoder::start(const std::vector<uint16_t>& rows) {
+  reset();
+  const int64_t count = static_cast<int64_t>(rows.size()) / batch_, patches = count / patch_;
+  const auto at = [&](int64_t b, int64_t t) { return rows[static_cast<size_t>(b * count + t)]; };
   if (patches > 0) {
-    const int64_t row = together + P;
-    const Buffer buffer =
-        backend_.allocate(static_cast<size_t>(batch_ * row) * size_of(DType::u16));
+    // One patch more than there is, of any symbols.
+    const int64_t row = (patches + 1) * patch_;
+    std::vector<uint16_t> padded(static_cast<size_t>(batch_ * row));
+    for (int64_t b = 0; b < batch_; ++b)
+      for (int64_t t = 0; t < patches * patch_; ++t)
+        padded[static_cast<size_t>(b * row + t)] = rows_[static_cast<size_t>(t * batch_ + b)] =
+            at(b, t);
+    const Buffer buffer = backend_.allocate(padded.size() * sizeof(uint16_t));
     const Tensor tokens{buffer.data(), DType::u16, {batch_ * row}};
-    backend_.copy_rows(prompt_, context_, tokens, row, batch_, row);
+    backend_.from_host(tokens, padded.data());
     prefill(model_, stages_, batch_, patches, tokens);
-    backend_.copy_rows(prompt_, context_, row_, context_, batch_, together);
-    length_ = together;
+    length_ = patches * patch_;
   }
-  for (int64_t t = together; t < count; ++t) {
-    run(stages_.size() - 1);
+  std::vector<uint16_t> column(static_cast<size_t>(batch_));
+  while (length_ < count) {
+    for (int64_t b = 0; b < batch_; ++b) column[static_cast<size_t>(b)] = at(b, length_);
+    run(stages_.size() - 1, 0);
     advanced_ = true;
-    backend_.copy_rows(from(prompt_, t), context_, token_, 1, batch_, 1);
-    accept(token_);
+    accept(column.data());
   }
 }
 
 void Decoder::slide() {
   const int64_t kept = kept_when_full(model_.config());
-  backend_.copy_rows(from(row_, context_ - kept), context_, prompt_, context_, batch_, kept);
-  reset();
-  feed(kept);
+  std::vector<uint16_t> rows;
+  for (int64_t b = 0; b < batch_; ++b)
+    for (int64_t t = context_ - kept; t < context_; ++t)
+      rows.push_back(rows_[static_cast<size_t>(t * batch_ + b)]);
+  start(rows);
 }
 
-void Decoder::run(size_t s) {
+void Decoder::run(size_t s, size_t coarsest) {
   if (s > 0 && stages_[s].starts_sequence()) {
-    run(s - 1);
+    if (s > coarsest) run(s - 1, coarsest);
     stages_[s].condition(stages_[s - 1].out());
   }
   stages_[s].step();
 }
 
-const Tensor& Decoder::advance() {
-  check(!advanced_, "accept() follows advance()");
-  if (length_ == context_) slide();
-  run(stages_.size() - 1);
+void Decoder::step(size_t coarsest) {
+  run(stages_.size() - 1, coarsest);
   backend_.linear_forward(stages_.back().out(), model_.head().value, {}, Activation::none, {},
                           logits_);
+}
+
+const Tensor& Decoder::advance() {
+  check(!advanced_, "accept() follows advance()");
+  if (full()) slide();
+  step(0);
   advanced_ = true;
   return logits_;
 }
 
-void Decoder::accept(const Tensor& tokens) {
+void Decoder::accept(const uint16_t* tokens) {
   check(advanced_, "accept() follows advance()");
-  backend_.copy_rows(tokens, 1, from(row_, length_), context_, batch_, 1);
+  backend_.from_host(token(length_ % run_length_), tokens);
+  std::copy_n(tokens, batch_, rows_.begin() + length_ * batch_);
   ++length_;
   advanced_ = false;
-  complete();
+  complete(0);
 }
 
-void Decoder::complete() {
-  const Config& config = model_.config();
-  for (int s = config.stage_count(); s-- > 0;) {
-    const int64_t P = config.patch_bytes(s);
-    if (length_ % P != 0) return;
-    StageDecoder& stage = stages_[static_cast<size_t>(s)];
-    if (config.encodes(s + 1)) {
-      stage.take_pooled(stages_[static_cast<size_t>(s + 1)].pool());
-    } else {
-      const Tensor bytes = bytes_.slice(0, batch_ * P);
-      backend_.copy_rows(from(row_, length_ - P), context_, bytes, P, batch_, P);
-      stage.take_bytes(bytes);
-    }
+void Decoder::complete(size_t coarsest) {
+  for (size_t s = stages_.size(); s-- > coarsest;) {
+    if (length_ % model_.config().patch_bytes(static_cast<int>(s)) != 0) return;
+    complete_stage(s);
   }
+}
+
+void Decoder::complete_stage(size_t s) {
+  const Config& config = model_.config();
+  StageDecoder& stage = stages_[s];
+  if (config.encodes(static_cast<int>(s) + 1)) return stage.take_pooled(stages_[s + 1].pool());
+  const int64_t P = config.patch_bytes(static_cast<int>(s)), first = (length_ - P) % run_length_;
+  if (batch_ == 1 || P == 1) return stage.take_bytes(tokens_.slice(first, P));
+  const Tensor bytes = bytes_.slice(0, batch_ * P);
+  for (int64_t i = 0; i < P; ++i)
+    backend_.copy_rows(token(first + i), 1, bytes.slice(i, batch_ * P - i), P, batch_, 1);
+  stage.take_bytes(bytes);
+}
+
+Decoder::Run Decoder::next_run(int64_t most) {
+  check(!advanced_, "accept() follows advance()");
+  if (full()) slide();
+  const int64_t first = length_ % run_length_;
+  return {first, std::min({most, run_length_ - first, context_ - length_})};
+}
+
+const std::vector<uint16_t>& Decoder::draw(const Run& run) {
+  check(choose_ && run.first == length_ % run_length_ && run.count > 0 &&
+            run.first + run.count <= run_length_ && length_ + run.count <= context_,
+        "draw: the next run");
+  const int64_t start = length_;
+  if (run.count == patch_ && run_length_ == patch_)
+    draw_patch(run);
+  else
+    draw_each(run);
+  drawn_.resize(static_cast<size_t>(run.count * batch_));
+  backend_.to_host(drawn_.data(), tokens_.slice(run.first, run.count));
+  std::copy(drawn_.begin(), drawn_.end(), rows_.begin() + start * batch_);
+  return drawn_;
+}
+
+void Decoder::draw_each(const Run& run) {
+  for (int64_t i = run.first; i < run.first + run.count; ++i) {
+    step(0);
+    choose_(i, logits_, token(i));
+    ++length_;
+    complete(0);
+  }
+}
+
+// The coarsest stage runs at a new position each time; what follows it is the same for every patch
+// but a row's first, unless a finer stage sees earlier patches.
+void Decoder::draw_patch(const Run& run) {
+  const int64_t end = length_ + patch_;
+  const bool repeats = patch_has_run_ && length_ > 0 &&
+                       std::all_of(stages_.begin() + 1, stages_.end(),
+                                   [](const StageDecoder& stage) { return stage.repeats(); });
+  if (repeats && !recording_)
+    recording_ = backend_.record([&] {
+      for (int64_t i = 0; i < patch_; ++i) {
+        step(1);
+        choose_(i, logits_, token(i));
+        ++length_;
+        complete(1);
+      }
+    });
+  if (!repeats || !recording_) {
+    draw_each(run);
+    patch_has_run_ = true;
+    return;
+  }
+  stages_[0].step();
+  recording_->replay();
+  length_ = end;
+  for (size_t s = 1; s < stages_.size(); ++s) stages_[s].skip(end / patch_);
+  complete_stage(0);
 }
 
 }  // namespace megabyte

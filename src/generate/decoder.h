@@ -2,11 +2,13 @@
 // once for each of its positions, so a byte costs the finest stage's step and, where a patch
 // begins, its parents'. All memory is planned once; no byte allocates any.
 //
-// The rows go in step: they have the same length, and each accept() adds a byte to all of them.
-// Past the context the rows slide: kept_when_full() last bytes are kept and go in as a new prompt.
+// The rows go in step: they have the same length, and each byte is added to all of them. Past the
+// context the rows slide: kept_when_full() last bytes are kept and go in as a new prompt.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include "generate/stage_decoder.h"
@@ -16,7 +18,15 @@ namespace megabyte {
 
 class Decoder {
  public:
-  Decoder(const Hierarchy& model, int64_t batch);
+  // Bytes that draw() draws together: `count` from place `first` on of a run of run_length().
+  struct Run {
+    int64_t first, count;
+  };
+  // Chooses tokens (B) u16 for logits (B, V, master dtype) at place i of a run, by operations of
+  // the backend: the same ones whenever it is called for i.
+  using Choose = std::function<void(int64_t i, const Tensor& logits, const Tensor& tokens)>;
+
+  Decoder(const Hierarchy& model, int64_t batch, Choose choose = {});
 
   int64_t batch() const { return batch_; }
   int64_t length() const { return length_; }  // bytes in a row
@@ -26,31 +36,49 @@ class Decoder {
   // Starts the rows anew with tokens (B, count) of the host; of more than a context's, the end (as
   // if all had come byte by byte and slid).
   void prompt(const uint16_t* tokens, int64_t count);
-  // Logits (B, V, master dtype) of the byte that comes next.
+
+  // One byte at a time: logits (B, V, master dtype) of the byte that comes next, then its tokens
+  // (B) of the host.
   const Tensor& advance();
-  // Adds tokens (B) u16 on the backend, after advance().
-  void accept(const Tensor& tokens);
+  void accept(const uint16_t* tokens);
+
+  // Several bytes with one wait for the backend: at most `most`, within one patch of the coarsest
+  // stage. A whole patch is recorded and replayed where the backend and the model allow it. Gives
+  // their tokens (run.count, B).
+  int64_t run_length() const { return run_length_; }
+  Run next_run(int64_t most);
+  const std::vector<uint16_t>& draw(const Run& run);
 
  private:
   void plan(Arena& arena);
   void reset();
-  void run(size_t stage);    // at its next position, its parents first where a sequence begins
-  void complete();           // the positions that end with the last byte, finest first
-  void feed(int64_t count);  // the first `count` tokens of prompt_
+  void start(const std::vector<uint16_t>& rows);  // (B, length)
   void slide();
+  bool full() const { return length_ == context_; }
+  Tensor token(int64_t i) const { return tokens_.slice(i, 1).view({batch_}); }
+
+  // Of the stages from `coarsest` on, whose parent, if any, has run.
+  void run(size_t stage, size_t coarsest);  // at its next position, its parents where one begins
+  void step(size_t coarsest);               // all, and the head
+  void complete(size_t coarsest);           // the positions that end with the last byte
+  void complete_stage(size_t stage);
+  void draw_each(const Run& run);
+  void draw_patch(const Run& run);
 
   const Hierarchy& model_;
   Backend& backend_;
-  int64_t batch_, context_, length_ = 0;
-  bool advanced_ = false;  // the next position has run
+  int64_t batch_, context_, patch_, run_length_, length_ = 0;
+  Choose choose_;
+  bool advanced_ = false;       // the next position has run
+  bool patch_has_run_ = false;  // as a whole, operation by operation
+  std::vector<uint16_t> rows_;  // (context, B): the bytes so far
+  std::vector<uint16_t> drawn_;
   Buffer buffer_;
   std::vector<StageDecoder> stages_;
-  Tensor row_;     // (B * context) u16: the bytes so far
-  Tensor prompt_;  // (B * context) u16: bytes to come
-  Tensor bytes_;   // (B * P_0) u16: those under one position
-  Tensor token_;   // (B) u16
+  Tensor tokens_;  // (run_length, B) u16: of the run in which the next byte lies
+  Tensor bytes_;   // (B * patch) u16: those under one position
   Tensor logits_;  // (B, V) master dtype
-  std::vector<uint16_t> staging_;
+  std::unique_ptr<Recording> recording_;  // of a patch's stages but the coarsest
 };
 
 }  // namespace megabyte

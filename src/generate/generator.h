@@ -20,20 +20,24 @@ class Generator {
  public:
   Generator(const Hierarchy& model, int64_t batch, const SamplingOptions& options);
 
-  // Starts `batch` samples, numbered from `first`: a sample's draws depend on the seed and on its
-  // number only, whatever the batch.
+  // Starts `batch` samples, numbered from `first`: a sample's draws depend on the seed, on its
+  // number and on the byte's place only, whatever the batch.
   void start(const std::vector<uint16_t>& prompt, uint64_t first);
-  // Draws the next symbol of each sample, (B).
+  // The next symbol of each sample, (B). On an asynchronous backend a whole run is drawn ahead.
   const std::vector<uint16_t>& next();
 
  private:
+  void draw();
+
   Backend& backend_;
   SamplingOptions options_;
   Decoder decoder_;
   Buffer buffer_;
-  Tensor tokens_;  // (B) u16
-  std::vector<uint16_t> host_;
-  uint64_t first_ = 0, position_ = 0;
+  Tensor draws_;                 // (run, B) master dtype: uniform numbers
+  std::vector<uint16_t> drawn_;  // (n, B), of which `given_` elements are handed out
+  size_t given_ = 0;
+  std::vector<uint16_t> next_;
+  uint64_t first_ = 0, position_ = 0;  // of the samples; of the next byte to be drawn
 };
 
 }  // namespace megabyte

@@ -37,6 +37,8 @@ class StageDecoder {
                     const BlockActivations& activations, const Pending& out);
   void absorb_stage(const StageShape& shape, int64_t patches, const StageActivations& activations);
   void skip(int64_t patches) { next_ = patches * per_patch_; }
+  // Is every patch of stage 0 but a row's first the same sequence of operations?
+  bool repeats() const { return !coarsest_ && !window_ && shape_.attention.cross == 0; }
 
  private:
   BlockStep block_step() const;

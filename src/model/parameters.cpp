@@ -1,6 +1,10 @@
 #include "model/parameters.h"
 
+#include <algorithm>
 #include <cmath>
+#include <deque>
+#include <future>
+#include <thread>
 #include <vector>
 
 #include "base/arena.h"
@@ -158,8 +162,16 @@ Weight Parameters::operator[](const std::string& name) const {
 }
 
 void Parameters::initialize(uint64_t seed, double stddev) {
-  for (size_t i = 0; i < specs_.size(); ++i) {
-    const std::vector<float> values = initial_values(specs_[i], seed, i, stddev);
+  // Every tensor has its own stream of random numbers, so a few are drawn at once.
+  const size_t at_once = std::clamp(std::thread::hardware_concurrency(), 1u, 16u);
+  std::deque<std::future<std::vector<float>>> coming;
+  for (size_t i = 0, next = 0; i < specs_.size(); ++i) {
+    for (; next < specs_.size() && coming.size() < at_once; ++next)
+      coming.push_back(std::async(std::launch::async, [this, seed, next, stddev] {
+        return initial_values(specs_[next], seed, next, stddev);
+      }));
+    const std::vector<float> values = coming.front().get();
+    coming.pop_front();
     const Tensor target = master(specs_[i].name);
     if (target.dtype == DType::f32) {
       backend_.from_host(target, values.data());

@@ -109,9 +109,6 @@ struct SampleShape {
   double temperature;  // 0 = greedy (the lowest index wins a tie)
   int64_t top_k;       // 0 = off
   double top_p;        // 1 = off
-  uint64_t seed;
-  uint64_t position;   // of the byte being drawn
-  uint64_t first = 0;  // sample b draws philox(seed, first + b, position): whatever the batch
 };
 
 // Owned memory of a backend.
@@ -129,6 +126,13 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+// A sequence of operations that runs as a whole, again and again, on the same memory.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -138,6 +142,16 @@ class Backend {
   virtual bool supports(DType compute) const = 0;
   virtual bool fast(DType compute) const = 0;  // does the hardware multiply this type?
   virtual DType residual_dtype(DType compute) const = 0;
+  // Do operations return before they are done? Then it pays to call many of them between two
+  // to_host().
+  virtual bool asynchronous() const { return false; }
+  // Notes the operations that `work` calls, without running them; nullptr, and `work` is not
+  // called, on backends that gain nothing from it. The same operations must have run before (they
+  // may allocate when they first run), and `work` must neither read nor write the host's memory.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& work) {
+    static_cast<void>(work);
+    return nullptr;
+  }
 
   // --- memory
   // The most bytes held at once so far: by the whole process where tensors lie in the host's
@@ -255,8 +269,10 @@ class Backend {
   // phi(k_t)[i] * v_t. Adds the new position, then asks. Uses batch, heads, head_dim only.
   virtual void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv,
                                        const Tensor& state, const Tensor& out) = 0;
-  // logits (batch, vocab) master dtype, tokens (batch) u16.
-  virtual void sample(const SampleShape& shape, const Tensor& logits, const Tensor& tokens) = 0;
+  // logits (batch, vocab) and draws (batch), uniform in (0, 1), master dtype; no draws are needed
+  // where the temperature is 0; tokens (batch) u16.
+  virtual void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+                      const Tensor& tokens) = 0;
 };
 
 // Backends of this build: "reference", and, where they were built, "cpu" and "cuda"; "auto" is the

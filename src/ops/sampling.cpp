@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/random.h"
 
 namespace megabyte {
 namespace {
@@ -68,7 +67,7 @@ uint16_t draw(const std::vector<Candidate>& candidates, double u) {
 }
 
 template <class T>
-void sample_rows(const SampleShape& shape, const T* logits, uint16_t* tokens) {
+void sample_rows(const SampleShape& shape, const T* logits, const T* draws, uint16_t* tokens) {
   check(shape.vocab > 0 && shape.vocab <= std::numeric_limits<uint16_t>::max() + 1,
         "sample: tokens fit 16 bits");
   check(shape.temperature >= 0 && shape.top_k >= 0,
@@ -89,19 +88,20 @@ void sample_rows(const SampleShape& shape, const T* logits, uint16_t* tokens) {
     if (top_k || shape.top_p < 1) std::sort(candidates.begin(), candidates.end(), likelier);
     if (top_k) candidates.resize(static_cast<size_t>(shape.top_k));
     if (shape.top_p < 1) keep_top_p(shape.top_p, candidates);
-    const auto words = philox(shape.seed, shape.first + static_cast<uint64_t>(b), shape.position);
-    tokens[b] = draw(candidates, uniform(words[0]));
+    tokens[b] = draw(candidates, draws[b]);
   }
 }
 
 }  // namespace
 
-void sample_on_host(const SampleShape& shape, const Tensor& logits, uint16_t* tokens) {
+void sample_on_host(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+                    uint16_t* tokens) {
   check(logits.size() == shape.batch * shape.vocab, "sample: logits (batch, vocab)");
+  check(shape.temperature == 0 || draws.size() == shape.batch, "sample: a draw for each row");
   if (logits.dtype == DType::f64)
-    sample_rows(shape, logits.as<double>(), tokens);
+    sample_rows(shape, logits.as<double>(), draws ? draws.as<double>() : nullptr, tokens);
   else
-    sample_rows(shape, logits.as<float>(), tokens);
+    sample_rows(shape, logits.as<float>(), draws ? draws.as<float>() : nullptr, tokens);
 }
 
 }  // namespace megabyte

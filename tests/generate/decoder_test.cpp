@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "model/files.h"
 #include "support/configs.h"
+#include "support/device.h"
 #include "support/models.h"
 
 namespace megabyte {
@@ -47,29 +49,13 @@ std::vector<uint16_t> prefix(const std::vector<uint16_t>& rows, int64_t batch, i
   return out;
 }
 
-// Adds column t of `rows` to a decoder.
-class Feeder {
- public:
-  Feeder(Backend& backend, int64_t batch)
-      : backend_(backend),
-        buffer_(backend.allocate(static_cast<size_t>(batch) * sizeof(uint16_t))),
-        tokens_{buffer_.data(), DType::u16, {batch}} {}
-
-  void accept(Decoder& decoder, const std::vector<uint16_t>& rows, int64_t t) {
-    const int64_t batch = tokens_.size();
-    std::vector<uint16_t> column;
-    for (int64_t b = 0; b < batch; ++b)
-      column.push_back(
-          rows[static_cast<size_t>(b * (static_cast<int64_t>(rows.size()) / batch) + t)]);
-    backend_.from_host(tokens_, column.data());
-    decoder.accept(tokens_);
-  }
-
- private:
-  Backend& backend_;
-  Buffer buffer_;
-  Tensor tokens_;
-};
+// Column t of rows (B, L).
+std::vector<uint16_t> column(const std::vector<uint16_t>& rows, int64_t batch, int64_t t) {
+  std::vector<uint16_t> out;
+  for (int64_t b = 0; b < batch; ++b)
+    out.push_back(rows[static_cast<size_t>(b * (static_cast<int64_t>(rows.size()) / batch) + t)]);
+  return out;
+}
 
 void compare_with_full_forward(Hierarchy& model, double tolerance) {
   const Config& config = model.config();
@@ -80,7 +66,6 @@ void compare_with_full_forward(Hierarchy& model, double tolerance) {
     const std::vector<double> all =
         moving ? std::vector<double>{} : full_logits(model, rows, batch);
     Decoder decoder(model, batch);
-    Feeder feeder(model.backend(), batch);
     for (int64_t t = 0; t < T; ++t) {
       std::vector<double> expected;
       if (moving) {
@@ -92,7 +77,7 @@ void compare_with_full_forward(Hierarchy& model, double tolerance) {
       }
       ASSERT_LT(relative_error(to_host(model.backend(), decoder.advance()), expected), tolerance)
           << "byte " << t << " of a batch of " << batch;
-      feeder.accept(decoder, rows, t);
+      decoder.accept(column(rows, batch, t).data());
     }
   }
 }
@@ -119,7 +104,6 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesLikeItsEnd) {
   const std::vector<uint16_t> rows = random_tokens(config(), batch * 3 * T, 5);
   const int64_t dropped = T - Decoder::kept_when_full(config());
   Decoder decoder(wide.model, batch), fresh(wide.model, batch);
-  Feeder feeder(*wide.backend, batch);
   for (int64_t t = 0; t < 3 * T; ++t) {
     const std::vector<double> slid = to_host(*wide.backend, decoder.advance());
     fresh.prompt(prefix(rows, batch, t).data(), t);
@@ -135,9 +119,49 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesLikeItsEnd) {
                        rows.begin() + b * 3 * T + t);
       ASSERT_LT(relative_error(next_logits(wide.model, visible, batch), slid), 1e-11) << t;
     }
-    feeder.accept(decoder, rows, t);
+    decoder.accept(column(rows, batch, t).data());
   }
 }
+
+// The tokens of runs, drawn with the likeliest byte, are those of bytes taken one by one.
+void compare_runs_with_single_bytes(const Config& config, const std::string& device) {
+  WideModel wide(config, device, DType::f32);
+  const int64_t V = config.vocab_size;
+  for (const int64_t batch : {1, 3}) {
+    const auto likeliest = [&](int64_t, const Tensor& logits, const Tensor& tokens) {
+      wide.backend->sample({.batch = batch, .vocab = V, .temperature = 0, .top_k = 0, .top_p = 1},
+                           logits, {}, tokens);
+    };
+    Decoder runs(wide.model, batch, likeliest), single(wide.model, batch);
+    const std::vector<uint16_t> prompt = random_tokens(config, batch * 3, 6);
+    // Twice: what was recorded for the first rows serves the second ones.
+    for (const int64_t length : {0, 3}) {
+      runs.prompt(prompt.data(), length);
+      single.prompt(prompt.data(), length);
+      int64_t drawn = 0;
+      while (drawn < 3 * config.context()) {
+        const Decoder::Run run = runs.next_run(drawn == 1 ? 2 : runs.run_length());
+        const std::vector<uint16_t> tokens = runs.draw(run);
+        for (int64_t t = 0; t < run.count; ++t) {
+          const std::vector<double> logits = to_host(*wide.backend, single.advance());
+          std::vector<uint16_t> expected;
+          for (int64_t b = 0; b < batch; ++b) {
+            const auto row = logits.begin() + b * V;
+            expected.push_back(static_cast<uint16_t>(std::max_element(row, row + V) - row));
+          }
+          const auto begin = tokens.begin() + t * batch;
+          ASSERT_EQ(std::vector<uint16_t>(begin, begin + batch), expected)
+              << "byte " << drawn + t << " of a batch of " << batch;
+          single.accept(expected.data());
+        }
+        drawn += run.count;
+        ASSERT_EQ(runs.length(), single.length());
+      }
+    }
+  }
+}
+
+TEST_P(DecoderTest, RunsDrawWhatSingleBytesDo) { compare_runs_with_single_bytes(config(), "auto"); }
 
 INSTANTIATE_TEST_SUITE_P(Family, DecoderTest, testing::ValuesIn(test::small_configs()),
                          [](const auto& c) { return c.param.name; });
@@ -155,6 +179,15 @@ TEST(Decoder, CachedLogitsOfGoldenModelsAreThoseOfTheFullForward) {
       const auto model = load_model(entry.path(), *backend, DType::f32, false);
       compare_with_full_forward(*model, 1e-5);
     }
+  }
+}
+
+// There whole patches are recorded and replayed.
+TEST(Cuda, RunsDrawWhatSingleBytesDo) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  for (const NamedConfig& each : test::small_configs()) {
+    SCOPED_TRACE(each.name);
+    compare_runs_with_single_bytes(each.config, "cuda");
   }
 }
 

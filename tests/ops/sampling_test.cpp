@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/random.h"
 
 namespace megabyte {
 namespace {
@@ -20,19 +21,17 @@ std::vector<uint16_t> draw(const std::vector<double>& logits, SampleShape shape)
   shape.vocab = static_cast<int64_t>(logits.size());
   std::vector<double> rows;
   for (int64_t b = 0; b < shape.batch; ++b) rows.insert(rows.end(), logits.begin(), logits.end());
+  Random random(9, 4);
+  std::vector<double> draws;
+  for (int64_t b = 0; b < shape.batch; ++b) draws.push_back(random.uniform01());
   std::vector<uint16_t> tokens(static_cast<size_t>(shape.batch), 0xffff);
-  sample_on_host(shape, Tensor{rows.data(), DType::f64, {shape.batch, shape.vocab}}, tokens.data());
+  sample_on_host(shape, Tensor{rows.data(), DType::f64, {shape.batch, shape.vocab}},
+                 Tensor{draws.data(), DType::f64, {shape.batch}}, tokens.data());
   return tokens;
 }
 
 SampleShape settings(int64_t batch, double temperature, int64_t top_k = 0, double top_p = 1) {
-  return {.batch = batch,
-          .vocab = 0,
-          .temperature = temperature,
-          .top_k = top_k,
-          .top_p = top_p,
-          .seed = 9,
-          .position = 4};
+  return {.batch = batch, .vocab = 0, .temperature = temperature, .top_k = top_k, .top_p = top_p};
 }
 
 std::vector<double> logs(std::vector<double> probabilities) {
@@ -114,20 +113,26 @@ TEST(Sampling, NumbersThatAreNotFinite) {
   }
 }
 
-TEST(Sampling, ADrawDependsOnItsOwnSampleOnly) {
-  const std::vector<double> logits(50, 0.0);
-  const std::vector<uint16_t> all = draw(logits, settings(10, 1));
-  SampleShape one = settings(1, 1);
-  for (size_t b = 0; b < all.size(); ++b) {
-    one.first = b;
-    EXPECT_EQ(draw(logits, one)[0], all[b]);
-  }
-  SampleShape next = settings(10, 1), other = settings(10, 1);
-  ++next.position;
-  ++other.seed;
-  EXPECT_EQ(draw(logits, settings(10, 1)), all);
-  EXPECT_NE(draw(logits, next), all);
-  EXPECT_NE(draw(logits, other), all);
+TEST(Sampling, ADrawPicksItsPlaceInTheRunningSum) {
+  std::vector<double> logits = logs({0.25, 0.5, 0.25, 0.25, 0.5, 0.25});
+  std::vector<double> draws = {0.2, 0.3};
+  std::vector<uint16_t> tokens(2, 0xffff);
+  sample_on_host({.batch = 2, .vocab = 3, .temperature = 1, .top_k = 0, .top_p = 1},
+                 Tensor{logits.data(), DType::f64, {2, 3}}, Tensor{draws.data(), DType::f64, {2}},
+                 tokens.data());
+  EXPECT_EQ(tokens, (std::vector<uint16_t>{0, 1}));
+}
+
+TEST(Sampling, GreedyNeedsNoDraws) {
+  std::vector<double> logits = {0, 2, 1};
+  uint16_t token = 0xffff;
+  const Tensor row{logits.data(), DType::f64, {1, 3}};
+  sample_on_host({.batch = 1, .vocab = 3, .temperature = 0, .top_k = 0, .top_p = 1}, row, {},
+                 &token);
+  EXPECT_EQ(token, 1);
+  EXPECT_THROW(sample_on_host({.batch = 1, .vocab = 3, .temperature = 1, .top_k = 0, .top_p = 1},
+                              row, {}, &token),
+               Error);
 }
 
 TEST(Sampling, WholeRangeOfTokens) {

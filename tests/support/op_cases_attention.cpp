@@ -181,16 +181,18 @@ std::vector<OpCase> decode_cases() {
          .run = [s](Backend& b, const Tensors& t) {
            b.linear_attention_decode(s, t["qkv"], t["state"], t["out"]);
          }});
-  const SampleShape samples[] = {// batch, vocab, temperature, top_k, top_p, seed, position, first
-                                 {3, 256, 0, 0, 1, 1, 0},       {64, 256, 1, 0, 1, 2, 3},
-                                 {64, 257, 0.7, 5, 1, 3, 4, 9}, {64, 256, 1.3, 0, 0.8, 4, 5},
-                                 {64, 40, 1, 12, 0.5, 5, 6},    {16, 1, 1, 3, 0.5, 6, 7}};
+  const SampleShape samples[] = {// batch, vocab, temperature, top_k, top_p
+                                 {3, 256, 0, 0, 1},      {64, 256, 1, 0, 1},   {64, 257, 0.7, 5, 1},
+                                 {64, 256, 1.3, 0, 0.8}, {64, 40, 1, 12, 0.5}, {16, 1, 1, 3, 0.5}};
   for (const SampleShape& s : samples)
-    cases.push_back(
-        {.name = fmt::format("sample_b{}_v{}_seed{}", s.batch, s.vocab, s.seed),
-         .arguments = {{"logits", Role::master, {s.batch, s.vocab}, input, normal(2)},
-                       {"tokens", Role::tokens, {s.batch}, output}},
-         .run = [s](Backend& b, const Tensors& t) { b.sample(s, t["logits"], t["tokens"]); }});
+    cases.push_back({.name = fmt::format("sample_b{}_v{}_temperature{}", s.batch, s.vocab,
+                                         static_cast<int>(10 * s.temperature)),
+                     .arguments = {{"logits", Role::master, {s.batch, s.vocab}, input, normal(2)},
+                                   {"draws", Role::master, {s.batch}, input, between(0.001, 0.999)},
+                                   {"tokens", Role::tokens, {s.batch}, output}},
+                     .run = [s](Backend& b, const Tensors& t) {
+                       b.sample(s, t["logits"], t["draws"], t["tokens"]);
+                     }});
   return cases;
 }
 

@@ -221,8 +221,9 @@ class CpuBackend final : public Backend {
                                const Tensor& out) override {
     cpu::linear_attention_decode(threads_, shape, qkv, state, out);
   }
-  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& tokens) override {
-    sample_on_host(shape, logits, tokens.as<uint16_t>());
+  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+              const Tensor& tokens) override {
+    sample_on_host(shape, logits, draws, tokens.as<uint16_t>());
   }
 
  private:

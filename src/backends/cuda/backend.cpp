@@ -31,6 +31,10 @@ class CudaBackend final : public Backend {
     return compute == DType::f32 || compute == DType::bf16;
   }
   bool fast(DType compute) const override { return supports(compute); }
+  bool asynchronous() const override { return true; }
+  std::unique_ptr<Recording> record(const std::function<void()>& work) override {
+    return context_.record(work);
+  }
   DType residual_dtype(DType) const override { return DType::f32; }
 
   size_t peak_memory() const override { return cuda::peak_device_memory(); }
@@ -185,10 +189,12 @@ class CudaBackend final : public Backend {
                                const Tensor& out) override {
     cuda::linear_attention_decode(shape, qkv, state, out, context_.stream(), workspace_);
   }
-  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& tokens) override {
-    check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch,
-          "sample: logits (batch, vocab)");
-    cuda::sample(context_, shape, logits, tokens);
+  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+              const Tensor& tokens) override {
+    check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch &&
+              (shape.temperature == 0 || draws.size() == shape.batch),
+          "sample: logits (batch, vocab), a draw for each row");
+    cuda::sample(context_, shape, logits, draws, tokens);
   }
 
  private:

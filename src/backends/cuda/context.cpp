@@ -90,13 +90,57 @@ Context::~Context() {
 }
 
 void* Context::scratch(size_t bytes) {
-  if (bytes > scratch_.bytes()) {
+  if (bytes > scratch_->bytes()) {
+    check(!recording_, "what is recorded has run before");
     check_cuda(cudaStreamSynchronize(stream_), "scratch memory");  // work may still use the old one
-    const size_t size = std::max(bytes, scratch_.bytes() + scratch_.bytes() / 4);
-    scratch_ = Buffer();
-    scratch_ = allocate_on_device(size);
+    const size_t size = std::max(bytes, scratch_->bytes() + scratch_->bytes() / 4);
+    scratch_.reset();
+    scratch_ = std::make_shared<Buffer>(allocate_on_device(size));
   }
-  return scratch_.data();
+  return scratch_->data();
+}
+
+namespace {
+
+class Graph final : public Recording {
+ public:
+  Graph(cudaStream_t stream, cudaGraphExec_t graph, std::shared_ptr<Buffer> scratch)
+      : stream_(stream), graph_(graph), scratch_(std::move(scratch)) {}
+  ~Graph() override {
+    cudaStreamSynchronize(stream_);
+    cudaGraphExecDestroy(graph_);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void replay() override { check_cuda(cudaGraphLaunch(graph_, stream_), "replay"); }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t graph_;
+  std::shared_ptr<Buffer> scratch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Recording> Context::record(const std::function<void()>& work) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "record");
+  recording_ = true;
+  try {
+    work();
+  } catch (...) {
+    recording_ = false;
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  recording_ = false;
+  check_cuda(cudaStreamEndCapture(stream_, &graph), "record");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(status, "record");
+  return std::make_unique<Graph>(stream_, executable, scratch_);
 }
 
 void Context::upload(void* dst, const void* src, size_t bytes) {

@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "backends/cuda/check.h"
@@ -34,6 +36,9 @@ class Context {
     return static_cast<T*>(scratch(static_cast<size_t>(count) * sizeof(T)));
   }
 
+  // A graph of what `work` enqueues (Backend::record). It goes on using the scratch memory of now.
+  std::unique_ptr<Recording> record(const std::function<void()>& work);
+
   // Copies from pageable memory through pinned memory: `src` may be reused at once, and nothing
   // waits for earlier work on the stream.
   void upload(void* dst, const void* src, size_t bytes);
@@ -46,7 +51,8 @@ class Context {
   cublasLtHandle_t cublas_ = nullptr;
   int multiprocessors_ = 0;
   std::string name_;
-  Buffer scratch_;
+  std::shared_ptr<Buffer> scratch_ = std::make_shared<Buffer>();
+  bool recording_ = false;
   std::byte* staging_ = nullptr;  // kStagings pieces, used in turn
   cudaEvent_t staged_[kStagings] = {};
   int next_staging_ = 0;

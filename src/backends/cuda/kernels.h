@@ -64,7 +64,8 @@ void cross_entropy(Context& context, const LossShape& shape, const Tensor& logit
 void sum_of_squares(Context& context, const Tensor& x, const Tensor& total);
 void adamw(Context& context, const AdamwStep& step, const Tensor& value, const Tensor& copy,
            const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& norm_sq);
-void sample(Context& context, const SampleShape& shape, const Tensor& logits, const Tensor& tokens);
+void sample(Context& context, const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+            const Tensor& tokens);
 
 // plain_products.cu
 // y = act(x . w^T + bias) for at most kFewRows rows: reads w once, at the speed of memory.

@@ -2,7 +2,6 @@
 #include <cfloat>
 
 #include "backends/cuda/kernels.h"
-#include "backends/cuda/random.cuh"
 #include "backends/cuda/vector.cuh"
 
 namespace megabyte::cuda {
@@ -101,8 +100,8 @@ __device__ int crossing(const Candidate* c, int count, double share, bool reach)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(const SampleShape shape, const float* all_logits, Candidate* memory, int size,
-                  uint16_t* tokens) {
+    sample_kernel(const SampleShape shape, const float* all_logits, const float* draws,
+                  Candidate* memory, int size, uint16_t* tokens) {
   extern __shared__ double shared[];
   const int vocab = static_cast<int>(shape.vocab);
   const float* logits = all_logits + int64_t{blockIdx.x} * vocab;
@@ -136,15 +135,13 @@ __global__ void __launch_bounds__(kThreads)
   int count = sorted ? candidates : vocab;
   if (top_k) count = static_cast<int>(shape.top_k);
   if (shape.top_p < 1) count = crossing(c, count, shape.top_p, true) + 1;
-  const uint4 words =
-      philox(shape.seed, shape.first + static_cast<uint64_t>(blockIdx.x), shape.position);
-  const int place = crossing(c, count, static_cast<double>(uniform(words.x)), false);
+  const int place = crossing(c, count, static_cast<double>(draws[blockIdx.x]), false);
   if (threadIdx.x == 0) tokens[blockIdx.x] = static_cast<uint16_t>(c[place].token);
 }
 
 }  // namespace
 
-void sample(Context& context, const SampleShape& shape, const Tensor& logits,
+void sample(Context& context, const SampleShape& shape, const Tensor& logits, const Tensor& draws,
             const Tensor& tokens) {
   check(shape.vocab > 0 && shape.vocab <= 65536, "sample: tokens fit 16 bits");
   check(shape.temperature >= 0 && shape.top_k >= 0,
@@ -158,7 +155,7 @@ void sample(Context& context, const SampleShape& shape, const Tensor& logits,
     bytes = 0;
   }
   sample_kernel<<<grid_of(shape.batch), kThreads, bytes, context.stream()>>>(
-      shape, device<float>(logits), memory, size, device<uint16_t>(tokens));
+      shape, device<float>(logits), draws ? device<float>(draws) : nullptr, memory, size, device<uint16_t>(tokens));
   check_launch("sample");
 }
 

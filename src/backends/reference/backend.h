@@ -84,7 +84,8 @@ class ReferenceBackend : public Backend {
                         const Tensor& values, const Tensor& out) override;
   void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
                                const Tensor& out) override;
-  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& tokens) override;
+  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+              const Tensor& tokens) override;
 };
 
 }  // namespace megabyte::reference

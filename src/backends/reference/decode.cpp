@@ -89,9 +89,9 @@ void ReferenceBackend::linear_attention_decode(const DecodeShape& shape, const T
   });
 }
 
-void ReferenceBackend::sample(const SampleShape& shape, const Tensor& logits,
+void ReferenceBackend::sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
                               const Tensor& tokens) {
-  sample_on_host(shape, logits, elements<uint16_t>(tokens, shape.batch, "sample: tokens"));
+  sample_on_host(shape, logits, draws, elements<uint16_t>(tokens, shape.batch, "sample: tokens"));
 }
 
 }  // namespace megabyte::reference
