@@ -97,7 +97,8 @@ void sample_rows(const SampleShape& shape, const T* logits, const T* draws, uint
 void sample_on_host(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
                     uint16_t* tokens) {
   check(logits.size() == shape.batch * shape.vocab, "sample: logits (batch, vocab)");
-  check(shape.temperature == 0 || draws.size() == shape.batch, "sample: a draw for each row");
+  check(shape.temperature == 0 || (draws && draws.size() == shape.batch),
+        "sample: a draw for each row");
   if (logits.dtype == DType::f64)
     sample_rows(shape, logits.as<double>(), draws ? draws.as<double>() : nullptr, tokens);
   else

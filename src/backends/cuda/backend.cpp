@@ -192,7 +192,7 @@ class CudaBackend final : public Backend {
   void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
               const Tensor& tokens) override {
     check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch &&
-              (shape.temperature == 0 || draws.size() == shape.batch),
+              (shape.temperature == 0 || (draws && draws.size() == shape.batch)),
           "sample: logits (batch, vocab), a draw for each row");
     cuda::sample(context_, shape, logits, draws, tokens);
   }
