@@ -93,11 +93,10 @@ void attend_backward(Backend& backend, const BlockShape& shape, const BlockActiv
   rotate(backend, shape, dqkv, true);
 }
 
-}  // namespace
-
-void block_activate(Backend& backend, const BlockShape& shape, const BlockWeights& w,
-                    const Pending& in, const Dropout& branches, const BlockActivations& a,
-                    const BlockScratch& scratch) {
+// A block up to its second branch, which may be left out.
+void run_block(Backend& backend, const BlockShape& shape, const BlockWeights& w, const Pending& in,
+               const Dropout& branches, const BlockActivations& a, const BlockScratch& scratch,
+               const Tensor& branch) {
   const AttentionShape& at = shape.attention;
   const int64_t Q = shape.out_positions(), D = shape.dim();
   const Tensor delta = scratch.delta.slice(0, Q);
@@ -119,17 +118,23 @@ void block_activate(Backend& backend, const BlockShape& shape, const BlockWeight
   }
   backend.residual_norm_forward(x, delta, branches, w.norm2_weight.value, w.norm2_bias.value,
                                 shape.eps, a.sum2, a.norm2, a.mean2, a.rstd2);
-  backend.linear_forward(a.norm2, w.up_weight.value, w.up_bias.value, shape.activation, a.pre,
-                         a.hidden);
+  backend.feed_forward({w.up_weight.value, w.up_bias.value, w.down_weight.value, w.down_bias.value},
+                       shape.activation, a.norm2, a.pre, a.hidden, branch);
+}
+
+}  // namespace
+
+void block_activate(Backend& backend, const BlockShape& shape, const BlockWeights& w,
+                    const Pending& in, const Dropout& branches, const BlockActivations& a,
+                    const BlockScratch& scratch) {
+  run_block(backend, shape, w, in, branches, a, scratch, {});
 }
 
 Pending block_forward(Backend& backend, const BlockShape& shape, const BlockWeights& w,
                       const Pending& in, const Dropout& branches, const BlockActivations& a,
                       const BlockScratch& scratch) {
-  block_activate(backend, shape, w, in, branches, a, scratch);
   const Tensor delta = scratch.delta.slice(0, shape.out_positions());
-  backend.linear_forward(a.hidden, w.down_weight.value, w.down_bias.value, Activation::none, {},
-                         delta);
+  run_block(backend, shape, w, in, branches, a, scratch, delta);
   return {a.sum2, delta, second_branch(branches)};
 }
 
@@ -145,21 +150,19 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
   const Tensor dnorm2 = scratch.dnorm.slice(0, Q);
 
   // delta2 = down(act(up(norm2)))
-  backend.linear_backward_weight(ddelta, a.hidden, w.down_weight.grad, w.down_bias.grad);
-  backend.linear_backward_input(ddelta, w.down_weight.value, shape.activation,
-                                a.pre ? a.pre : a.hidden, scratch.dhidden);
-  backend.linear_backward_weight(scratch.dhidden, a.norm2, w.up_weight.grad, w.up_bias.grad);
-  backend.linear_backward_input(scratch.dhidden, w.up_weight.value, Activation::none, {}, dnorm2);
+  backend.feed_forward_backward(
+      {w.up_weight.value, w.up_bias.value, w.down_weight.value, w.down_bias.value},
+      shape.activation, ddelta, a.norm2, a.pre, a.hidden, scratch.dhidden,
+      {w.up_weight.grad, w.up_bias.grad, w.down_weight.grad, w.down_bias.grad}, dnorm2);
   backend.residual_norm_backward(dnorm2, a.sum2, a.mean2, a.rstd2, w.norm2_weight.value, branches,
                                  true, dsum, ddelta, w.norm2_weight.grad, w.norm2_bias.grad);
 
   // delta1 = out(attention(qkv(norm1)))
-  backend.linear_backward_weight(ddelta, a.attended, w.out_weight.grad, w.out_bias.grad);
-  backend.linear_backward_input(ddelta, w.out_weight.value, Activation::none, {},
-                                scratch.dattended);
+  backend.linear_backward(ddelta, a.attended, w.out_weight.value, w.out_weight.grad,
+                          w.out_bias.grad, scratch.dattended);
   attend_backward(backend, shape, a, scratch.dattended, dqkv, scratch.window);
-  backend.linear_backward_weight(dqkv, a.norm1, w.qkv_weight.grad, w.qkv_bias.grad);
-  backend.linear_backward_input(dqkv, w.qkv_weight.value, Activation::none, {}, dnorm1);
+  backend.linear_backward(dqkv, a.norm1, w.qkv_weight.value, w.qkv_weight.grad, w.qkv_bias.grad,
+                          dnorm1);
   if (at.queries != at.length) {  // only the last positions of each sequence went on
     backend.copy_rows(dsum, at.queries * D, scratch.dsliced, at.queries * D, at.sequences,
                       at.queries * D);

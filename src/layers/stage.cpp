@@ -181,9 +181,8 @@ void stage_down_backward(const StageRun& run, const Tensor& tokens, const Tensor
       pending ? a.scratch.ddelta.slice(0, Q) : Tensor{}, w.norm_weight.grad, w.norm_bias.grad);
   blocks_backward(run, shape.blocks, w.blocks, a.blocks, encoders, static_cast<bool>(parent_out));
   if (parent_out) {
-    backend.linear_backward_weight(a.scratch.ddelta, parent_out, w.from_parent.grad, {});
-    backend.linear_backward_input(a.scratch.ddelta, w.from_parent.value, Activation::none, {},
-                                  dparent_out);
+    backend.linear_backward(a.scratch.ddelta, parent_out, w.from_parent.value, w.from_parent.grad,
+                            {}, dparent_out);
   }
   const Tensor dx = a.scratch.dsum;
   if (shape.encodes) {
@@ -203,9 +202,8 @@ void stage_up_backward(const StageRun& run, const Tensor& tokens, const Tensor& 
   const StageWeights& w = run.weights;
   const StageActivations& a = run.activations;
   Backend& backend = run.backend;
-  backend.linear_backward_weight(a.dpooled, a.encoded_norm, w.to_parent.grad, {});
-  backend.linear_backward_input(a.dpooled, w.to_parent.value, Activation::none, {},
-                                a.scratch.dnorm);
+  backend.linear_backward(a.dpooled, a.encoded_norm, w.to_parent.value, w.to_parent.grad, {},
+                          a.scratch.dnorm);
   // The gradient of the encoded vectors' other use, as the decoder's input, joins here.
   backend.copy_rows(a.dencoded, shape.dim, a.scratch.dsum, shape.dim, shape.positions(), shape.dim);
   backend.residual_norm_backward(a.scratch.dnorm, a.encoded, a.encoded_mean, a.encoded_rstd,

@@ -88,6 +88,12 @@ struct DecodeShape {
   int64_t dim() const { return heads * head_dim; }
 };
 
+// The feed-forward branch of a block, y = act(x . up^T + up_bias) . down^T + down_bias, or the
+// gradients of its parameters: up (F, D), up_bias (F), down (D, F), down_bias (D).
+struct FeedForward {
+  Tensor up, up_bias, down, down_bias;
+};
+
 struct LossShape {
   int64_t rows;
   int64_t length;  // positions of one row in logits and targets
@@ -215,6 +221,21 @@ class Backend {
   // Adds dy^T . x to dw (N, K) and, when given, the column sums of dy to dbias (N); master dtype.
   virtual void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
                                       const Tensor& dbias) = 0;
+
+  // Both gradients of y = x . w^T + bias: linear_backward_weight, then linear_backward_input
+  // without an activation, as one operation.
+  virtual void linear_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& dw,
+                               const Tensor& dbias, const Tensor& dx);
+  // x, y (M, D). What backward needs is left in `pre` (M, F; given for gelu when something runs
+  // backward) and `hidden` (M, F), compute dtype: whether as pre-activation and activation or in
+  // another form is the backend's choice. Without y nothing else is computed.
+  virtual void feed_forward(const FeedForward& w, Activation activation, const Tensor& x,
+                            const Tensor& pre, const Tensor& hidden, const Tensor& y);
+  // Writes dx (M, D), adds to the gradients in dw; dhidden (M, F) is scratch.
+  virtual void feed_forward_backward(const FeedForward& w, Activation activation, const Tensor& dy,
+                                     const Tensor& x, const Tensor& pre, const Tensor& hidden,
+                                     const Tensor& dhidden, const FeedForward& dw,
+                                     const Tensor& dx);
 
   // --- blocks
   // ------------------------------------------------------------------------------------- sum (M,

@@ -63,6 +63,9 @@ struct OpCase {
   // second.
   Call forward = {};
   std::vector<std::pair<std::string, std::string>> cotangents = {}, gradients = {};
+  // Several operations in one: what lies between them is rounded to the compute dtype, and so every
+  // result has the accuracy of that.
+  bool rounds_between = false;
 };
 
 // The cases of all operations (op_cases_*.cpp).

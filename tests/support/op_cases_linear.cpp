@@ -98,6 +98,68 @@ OpCase backward_weight_case(const Product& p, bool bias) {
   return c;
 }
 
+OpCase backward_case(const Product& p, bool bias) {
+  using enum Use;
+  OpCase c = backward_weight_case(p, bias);
+  c.name = fmt::format("linear_backward_m{}_k{}_n{}{}", p.M, p.K, p.N, bias ? "_bias" : "");
+  c.arguments.push_back({"dx", Role::compute, {p.M, p.K}, output});
+  c.run = [](Backend& b, const Tensors& t) {
+    b.linear_backward(t["dy"], t["x"], t["w"], t["dw"], t["dbias"], t["dx"]);
+  };
+  c.gradients.emplace_back("x", "dx");
+  return c;
+}
+
+FeedForward feed_forward_of(const Tensors& t, const std::string& prefix) {
+  return {t[prefix + "up"], t[prefix + "up_bias"], t[prefix + "down"], t[prefix + "down_bias"]};
+}
+
+OpCase feed_forward_case(const Product& p, const Named& a) {
+  using enum Use;
+  OpCase c{.name = fmt::format("feed_forward_m{}_k{}_n{}{}", p.M, p.K, p.N, a.name),
+           .arguments = {{"x", Role::compute, {p.M, p.K}},
+                         {"up", Role::compute, {p.N, p.K}},
+                         {"up_bias", Role::master, {p.N}},
+                         {"down", Role::compute, {p.K, p.N}},
+                         {"down_bias", Role::master, {p.K}},
+                         {"hidden", Role::compute, {p.M, p.N}, output},
+                         {"y", Role::compute, {p.M, p.K}, output}},
+           .run = [activation = a.activation](Backend& b, const Tensors& t) {
+             b.feed_forward(feed_forward_of(t, ""), activation, t["x"], t["pre"], t["hidden"],
+                            t["y"]);
+           }};
+  if (a.activation == Activation::gelu)
+    c.arguments.push_back({"pre", Role::compute, {p.M, p.N}, output});
+  return c;
+}
+
+OpCase feed_forward_backward_case(const Product& p, const Named& a) {
+  using enum Use;
+  OpCase c = feed_forward_case(p, a);
+  c.name = fmt::format("feed_forward_backward_m{}_k{}_n{}{}", p.M, p.K, p.N, a.name);
+  c.rounds_between = true;
+  c.forward = c.run;
+  for (Argument& argument : c.arguments)
+    if (argument.use == output) argument.use = derived;
+  for (const Argument& more : {Argument{"dy", Role::compute, {p.M, p.K}},
+                               Argument{"dx", Role::compute, {p.M, p.K}, output},
+                               Argument{"dhidden", Role::compute, {p.M, p.N}, output},
+                               Argument{"dup", Role::master, {p.N, p.K}, adds},
+                               Argument{"dup_bias", Role::master, {p.N}, adds},
+                               Argument{"ddown", Role::master, {p.K, p.N}, adds},
+                               Argument{"ddown_bias", Role::master, {p.K}, adds}})
+    c.arguments.push_back(more);
+  c.run = [activation = a.activation](Backend& b, const Tensors& t) {
+    b.feed_forward_backward(feed_forward_of(t, ""), activation, t["dy"], t["x"], t["pre"],
+                            t["hidden"], t["dhidden"], feed_forward_of(t, "d"), t["dx"]);
+  };
+  c.cotangents = {{"y", "dy"}};
+  c.gradients = {{"x", "dx"}};
+  for (const std::string name : {"up", "up_bias", "down", "down_bias"})
+    c.gradients.emplace_back(name, "d" + name);
+  return c;
+}
+
 OpCase activation_case(int64_t rows, int64_t cols, const Named& a, bool in_place) {
   using enum Use;
   OpCase c{.name = fmt::format("activation_backward_m{}_n{}{}{}", rows, cols, a.name,
@@ -133,8 +195,16 @@ std::vector<OpCase> linear_cases() {
       }
     cases.push_back(forward_case(p, kActivations[0], false, false, Role::master));
     for (const Named& a : kActivations) cases.push_back(backward_input_case(p, a));
-    for (const bool bias : {false, true}) cases.push_back(backward_weight_case(p, bias));
+    for (const bool bias : {false, true}) {
+      cases.push_back(backward_weight_case(p, bias));
+      cases.push_back(backward_case(p, bias));
+    }
   }
+  for (const Product& p : {kProducts[1], kProducts[6]})
+    for (const Named& a : {kActivations[1], kActivations[2]}) {
+      cases.push_back(feed_forward_case(p, a));
+      cases.push_back(feed_forward_backward_case(p, a));
+    }
   for (const bool in_place : {false, true})
     for (const Named& a : {kActivations[1], kActivations[2]}) {
       cases.push_back(activation_case(1, 1, a, in_place));

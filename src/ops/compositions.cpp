@@ -1,0 +1,28 @@
+// Operations that are others in a row, for backends that gain nothing by fusing them.
+#include "ops/ops.h"
+
+namespace megabyte {
+
+void Backend::linear_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& dw,
+                              const Tensor& dbias, const Tensor& dx) {
+  linear_backward_weight(dy, x, dw, dbias);
+  linear_backward_input(dy, w, Activation::none, {}, dx);
+}
+
+void Backend::feed_forward(const FeedForward& w, Activation activation, const Tensor& x,
+                           const Tensor& pre, const Tensor& hidden, const Tensor& y) {
+  linear_forward(x, w.up, w.up_bias, activation, pre, hidden);
+  if (y) linear_forward(hidden, w.down, w.down_bias, Activation::none, {}, y);
+}
+
+void Backend::feed_forward_backward(const FeedForward& w, Activation activation, const Tensor& dy,
+                                    const Tensor& x, const Tensor& pre, const Tensor& hidden,
+                                    const Tensor& dhidden, const FeedForward& dw,
+                                    const Tensor& dx) {
+  linear_backward_weight(dy, hidden, dw.down, dw.down_bias);
+  linear_backward_input(dy, w.down, activation, activation == Activation::gelu ? pre : hidden,
+                        dhidden);
+  linear_backward(dhidden, x, w.up, dw.up, dw.up_bias, dx);
+}
+
+}  // namespace megabyte
