@@ -113,6 +113,40 @@ class TimedBackend final : public Backend {
         {&dy, &x, &dw}, [&] { inner_->linear_backward_weight(dy, x, dw, dbias); },
         2.0 * static_cast<double>(dy.size()) * static_cast<double>(x.shape[1]));
   }
+  // In 8 bits as the inner backend fuses them; else one product after another.
+  void linear_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& dw,
+                       const Tensor& dbias, const Tensor& dx) override {
+    if (!fp8_) return Backend::linear_backward(dy, x, w, dw, dbias, dx);
+    timed(
+        product("linear_backward", x.shape[0], w.shape[0], w.shape[1], Activation::none),
+        {&dy, &x, &w, &dw, &dx}, [&] { inner_->linear_backward(dy, x, w, dw, dbias, dx); },
+        4.0 * static_cast<double>(x.size()) * static_cast<double>(w.shape[0]));
+  }
+  void feed_forward(const FeedForward& w, Activation activation, const Tensor& x, const Tensor& pre,
+                    const Tensor& hidden, const Tensor& y) override {
+    if (!fp8_) return Backend::feed_forward(w, activation, x, pre, hidden, y);
+    timed(
+        product("feed_forward", x.shape[0], w.up.shape[0], x.shape[1], activation),
+        {&x, &w.up, &w.down, &pre, &hidden, &y},
+        [&] { inner_->feed_forward(w, activation, x, pre, hidden, y); },
+        4.0 * static_cast<double>(x.size()) * static_cast<double>(w.up.shape[0]));
+  }
+  void feed_forward_backward(const FeedForward& w, Activation activation, const Tensor& dy,
+                             const Tensor& x, const Tensor& pre, const Tensor& hidden,
+                             const Tensor& dhidden, const FeedForward& dw,
+                             const Tensor& dx) override {
+    if (!fp8_)
+      return Backend::feed_forward_backward(w, activation, dy, x, pre, hidden, dhidden, dw, dx);
+    timed(
+        product("feed_forward_backward", x.shape[0], w.up.shape[0], x.shape[1], activation),
+        {&dy, &x, &w.up, &w.down, &pre, &hidden, &dhidden, &dw.up, &dw.down, &dx},
+        [&] { inner_->feed_forward_backward(w, activation, dy, x, pre, hidden, dhidden, dw, dx); },
+        8.0 * static_cast<double>(x.size()) * static_cast<double>(w.up.shape[0]));
+  }
+  void use_fp8(bool on) override {
+    inner_->use_fp8(on);
+    fp8_ = on;
+  }
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
                              const Tensor& sum, const Tensor& y, const Tensor& mean,
@@ -203,6 +237,7 @@ class TimedBackend final : public Backend {
   }
 
   std::unique_ptr<Backend> inner_;
+  bool fp8_ = false;
 };
 
 }  // namespace megabyte::bench

@@ -1,5 +1,6 @@
 // Speed of training: bytes per second of whole steps, memory, and the time of each operation.
-//   train_bench DEVICE DTYPE NAME [BATCH]     NAME: flagship, small, tiny, transformer
+//   train_bench DEVICE DTYPE NAME [BATCH]     DTYPE: f32, bf16, fp8 (bf16 with products in fp8)
+//                                             NAME: flagship, small, tiny, transformer
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -84,7 +85,9 @@ int run(const std::string& device, const std::string& dtype, const std::string& 
   config.stages = found->second.stages;
   if (batch == 0) batch = found->second.batch;
   TimedBackend backend(make_backend(device));
-  Hierarchy model(config, backend, dtype_from_name(dtype), true);
+  const bool fp8 = dtype == "fp8";
+  backend.use_fp8(fp8);
+  Hierarchy model(config, backend, fp8 ? DType::bf16 : dtype_from_name(dtype), true);
   fill(backend, config, model.parameters());
   Optimizer optimizer(backend, model.parameters());
   model.prepare({.batch = batch, .length = config.context(), .training = true});

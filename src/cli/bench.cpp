@@ -61,7 +61,7 @@ std::vector<double> repeat(double seconds, size_t least, const std::function<voi
 }
 
 struct TrainBench {
-  DType compute;
+  std::string dtype;
   int64_t batch, length;
   size_t steps;
   double step_seconds, flops_per_byte;
@@ -72,12 +72,13 @@ struct TrainBench {
 
 TrainBench bench_training(const BenchOptions& options, const Config& config, int64_t batch,
                           Backend& backend) {
+  backend.use_fp8(options.device.fp8());
   const DType compute =
       options.device.compute(backend, backend.fast(DType::bf16) ? DType::bf16 : DType::f32);
   TrainSettings settings;
   settings.batch = batch;
   settings.micro_batch = options.micro_batch;
-  settings.dtype = name_of(compute);
+  settings.dtype = options.device.fp8() ? "fp8" : name_of(compute);
   settings.checkpoint_activations = options.checkpoint;
   settings.steps = 1;  // as many as it takes; validate() asks for a budget
   validate(settings);
@@ -90,7 +91,8 @@ TrainBench bench_training(const BenchOptions& options, const Config& config, int
   int64_t step = 0;
   const std::vector<double> times =
       repeat(options.seconds, 3, [&] { trainer.step(tokens.data(), step++, 1e-4); });
-  return {.compute = compute,
+  backend.use_fp8(false);  // ceilings are those of element types
+  return {.dtype = settings.dtype,
           .batch = batch,
           .length = config.context(),
           .steps = times.size(),
@@ -189,7 +191,7 @@ void bench(const BenchOptions& options) {
   }
   if (training) {
     const double flops = training->flops_per_byte * training->bytes_per_s();
-    const std::string type{name_of(training->compute)};
+    const std::string& type = training->dtype;
     std::optional<double> share;
     if (products.contains(type)) share = flops / products[type].get<double>();
     out["train"] = {{"dtype", type},
@@ -262,8 +264,8 @@ void add_bench(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--json", options->json, "for programs");
-  options->device.add_to(*command,
-                         "default bf16 for training where the hardware multiplies it, else f32");
+  options->device.add_to(
+      *command, "default bf16 for training where the hardware multiplies it, else f32", true);
   command->callback([options] { bench(*options); });
 }
 

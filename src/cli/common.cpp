@@ -1,24 +1,31 @@
 #include "cli/common.h"
 
+#include <fmt/format.h>
+
+#include <vector>
+
 #include "base/error.h"
 
 namespace megabyte::cli {
 
-void DeviceOptions::add_to(CLI::App& command, const std::string& dtype_help) {
+void DeviceOptions::add_to(CLI::App& command, const std::string& dtype_help, bool trains) {
   command.add_option("--device", device, "where to run: auto, cpu, cuda or reference")
       ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}))
       ->capture_default_str();
   command
-      .add_option("--dtype", dtype,
-                  "element type to compute in: f32, bf16 (reference: also f64); " + dtype_help)
-      ->check(CLI::IsMember({"f32", "bf16", "f64"}));
+      .add_option(
+          "--dtype", dtype,
+          fmt::format("element type to compute in: f32, bf16 (reference: also f64){}; {}",
+                      trains ? ", or fp8: bf16 with large products in fp8 (cuda)" : "", dtype_help))
+      ->check(CLI::IsMember(trains ? std::vector<std::string>{"f32", "bf16", "f64", "fp8"}
+                                   : std::vector<std::string>{"f32", "bf16", "f64"}));
   command.add_option("--threads", threads, "CPU threads; 0 takes all cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
 }
 
 DType DeviceOptions::compute(const Backend& backend, DType fallback) const {
-  const DType type = dtype.empty() ? fallback : dtype_from_name(dtype);
+  const DType type = dtype.empty() ? fallback : fp8() ? DType::bf16 : dtype_from_name(dtype);
   if (!backend.supports(type))
     fail("the {} backend does not compute in {}: use another --dtype or --device", backend.name(),
          name_of(type));

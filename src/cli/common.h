@@ -14,10 +14,13 @@ struct DeviceOptions {
   std::string dtype;  // empty: the command's default
   int threads = 0;    // 0: all cores
 
-  // Declares --device, --dtype and --threads; `dtype_help` says the default.
-  void add_to(CLI::App& command, const std::string& dtype_help);
+  // Declares --device, --dtype and --threads; `dtype_help` says the default. Commands that train
+  // also take fp8.
+  void add_to(CLI::App& command, const std::string& dtype_help, bool trains = false);
   std::unique_ptr<Backend> backend() const { return make_backend(device, threads); }
-  // The type asked for, or `fallback`; Error if the backend does not compute in it.
+  bool fp8() const { return dtype == "fp8"; }
+  // The type asked for (that of fp8 is bf16), or `fallback`; Error if the backend does not compute
+  // in it.
   DType compute(const Backend& backend, DType fallback) const;
 };
 

@@ -104,7 +104,8 @@ void train(const TrainOptions& options) {
 
   const auto backend = options.device.backend();
   if (settings.dtype.empty()) settings.dtype = backend->fast(DType::bf16) ? "bf16" : "f32";
-  const DType compute = options.device.compute(*backend, dtype_from_name(settings.dtype));
+  backend->use_fp8(settings.fp8());
+  const DType compute = options.device.compute(*backend, settings.compute());
   Hierarchy model(state.config, *backend, compute, true);
   Trainer trainer(model, settings);
   if (options.resume) {

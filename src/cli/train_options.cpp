@@ -147,7 +147,7 @@ void TrainOptions::add_to(CLI::App& command) {
                 "less memory: keep only each block's input and run the block again in backward (a "
                 "third more work)")
       ->group("Machine");
-  device.add_to(command, "default bf16 where the hardware multiplies it");
+  device.add_to(command, "default bf16 where the hardware multiplies it", true);
 }
 
 void TrainOptions::note_given(const CLI::App& command) {

@@ -1,4 +1,5 @@
 // Operations that are others in a row, for backends that gain nothing by fusing them.
+#include "base/error.h"
 #include "ops/ops.h"
 
 namespace megabyte {
@@ -23,6 +24,10 @@ void Backend::feed_forward_backward(const FeedForward& w, Activation activation,
   linear_backward_input(dy, w.down, activation, activation == Activation::gelu ? pre : hidden,
                         dhidden);
   linear_backward(dhidden, x, w.up, dw.up, dw.up_bias, dx);
+}
+
+void Backend::use_fp8(bool on) {
+  if (on) fail("the {} backend has no products in fp8: use --dtype bf16, or --device cuda", name());
 }
 
 }  // namespace megabyte

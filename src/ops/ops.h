@@ -236,6 +236,11 @@ class Backend {
                                      const Tensor& x, const Tensor& pre, const Tensor& hidden,
                                      const Tensor& dhidden, const FeedForward& dw,
                                      const Tensor& dx);
+  // From here on, linear_forward to the compute dtype, linear_backward and feed_forward may take
+  // their products in 8 bits where that is faster (e4m3, gradients in e5m2; Micikevicius et al.
+  // 2022, arXiv:2209.05433), for a compute dtype of bf16. Each gradient must then come from a
+  // forward pass under the same setting. Error that says what is missing when `on` cannot be had.
+  virtual void use_fp8(bool on);
 
   // --- blocks
   // ------------------------------------------------------------------------------------- sum (M,

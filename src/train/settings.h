@@ -27,7 +27,9 @@ struct TrainSettings {
   double dropout = 0;
   uint64_t seed = 1;
   double init_stddev = 0.02;
-  std::string dtype;  // of the computation; empty until it is chosen
+  // Of the computation: an element type, or "fp8" for bf16 with products in fp8. Empty until it is
+  // chosen.
+  std::string dtype;
 
   // What may change when a run is resumed. Of the three budgets one is above zero.
   int64_t steps = 0, bytes = 0;
@@ -40,6 +42,8 @@ struct TrainSettings {
   bool checkpoint_activations = false;
   std::string save_dtype = "f32";  // of model.safetensors
 
+  bool fp8() const { return dtype == "fp8"; }
+  DType compute() const { return fp8() ? DType::bf16 : dtype_from_name(dtype); }
   int64_t rows() const { return batch * accumulate; }  // of one step
   int64_t rows_at_once() const { return micro_batch > 0 ? micro_batch : batch; }
   Budget budget(int64_t context) const;  // bytes are rounded up to whole steps

@@ -26,6 +26,7 @@ double Trainer::take_total() {
 
 StepResult Trainer::step(const uint16_t* tokens, int64_t step, double lr) {
   Backend& backend = model_.backend();
+  backend.use_fp8(settings_.fp8());
   model_.prepare(plan_);  // validation may have planned another batch
   backend.zero(model_.total());
   backend.zero(model_.parameters().gradients());
@@ -54,6 +55,7 @@ StepResult Trainer::step(const uint16_t* tokens, int64_t step, double lr) {
 std::optional<double> Trainer::validate(const Rows& rows) {
   if (rows.tokens.empty()) return std::nullopt;
   const int64_t count = static_cast<int64_t>(rows.tokens.size()) / rows.length;
+  model_.backend().use_fp8(false);  // the model is used without
   model_.backend().zero(model_.total());
   for (int64_t row = 0; row < count; row += plan_.batch) {
     model_.prepare({.batch = std::min(plan_.batch, count - row), .length = rows.length});

@@ -20,7 +20,8 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Allocates the optimizer's state and plans the memory of a step.
+  // Allocates the optimizer's state and plans the memory of a step. Steps of settings.fp8() need a
+  // backend that has such products.
   Trainer(Hierarchy& model, const TrainSettings& settings);
 
   // tokens: settings.rows() contexts. `step` counts the finished ones.

@@ -149,6 +149,7 @@ TEST(TrainCommand, BadUse) {
       {{"--data", data, "--set", "stages.0.width=32"}, 2, "width"},
       {{"--data", data, "--set", "vocab_size=90"}, 1, "90 symbols"},
       {{"--data", data, "--device", "reference", "--dtype", "bf16"}, 1, "--dtype"},
+      {{"--data", data, "--device", "reference", "--dtype", "fp8"}, 1, "use --dtype bf16"},
       {{"--data", data, "--device", "tpu"}, 2, "--device"},
       {{"--data", data, "--dtype", "f16"}, 2, "--dtype"},
       {{"--data", data, "--bogus"}, 2, "--bogus"},

@@ -45,6 +45,16 @@ TEST(TrainSettings, BytesAreWholeSteps) {
   EXPECT_EQ(settings.budget(25).steps, 6);  // of 200 bytes
 }
 
+TEST(TrainSettings, Fp8ComputesInBf16) {
+  TrainSettings settings;
+  settings.dtype = "fp8";
+  EXPECT_TRUE(settings.fp8());
+  EXPECT_EQ(settings.compute(), DType::bf16);
+  settings.dtype = "f32";
+  EXPECT_FALSE(settings.fp8());
+  EXPECT_EQ(settings.compute(), DType::f32);
+}
+
 TEST(TrainSettings, SenselessValuesNameTheirOption) {
   const auto message = [](auto change) -> std::string {
     TrainSettings settings;

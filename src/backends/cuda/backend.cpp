@@ -1,11 +1,15 @@
 // The cuda backend: chooses for each operation between cuBLASLt and the kernels of this folder.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <map>
+#include <optional>
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/context.h"
 #include "backends/cuda/cublas.h"
+#include "backends/cuda/fp8.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/products.h"
 #include "backends/factories.h"
@@ -123,6 +127,33 @@ class CudaBackend final : public Backend {
   }
   void linear_backward_weight(const Tensor& dy, const Tensor& x, const Tensor& dw,
                               const Tensor& dbias) override;
+  void linear_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& dw,
+                       const Tensor& dbias, const Tensor& dx) override {
+    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
+    check(dy.size() == M * N && w.shape[1] == K && dw.size() == N * K && dx.size() == M * K &&
+              (!dbias || dbias.size() == N),
+          "linear: shapes of gradients");
+    if (in_fp8(M, N, K, {&dy, &x, &w, &dx})) return fp8_->linear_backward(dy, x, w, dw, dbias, dx);
+    Backend::linear_backward(dy, x, w, dw, dbias, dx);
+  }
+  void feed_forward(const FeedForward& w, Activation activation, const Tensor& x, const Tensor& pre,
+                    const Tensor& hidden, const Tensor& y) override {
+    if (feed_forward_in_fp8(w, activation, x, hidden))
+      return fp8_->feed_forward(w, x, pre, hidden, y);
+    Backend::feed_forward(w, activation, x, pre, hidden, y);
+  }
+  void feed_forward_backward(const FeedForward& w, Activation activation, const Tensor& dy,
+                             const Tensor& x, const Tensor& pre, const Tensor& hidden,
+                             const Tensor& dhidden, const FeedForward& dw,
+                             const Tensor& dx) override {
+    if (feed_forward_in_fp8(w, activation, x, hidden))
+      return fp8_->feed_forward_backward(w, dy, x, pre, hidden, dhidden, dw, dx);
+    Backend::feed_forward_backward(w, activation, dy, x, pre, hidden, dhidden, dw, dx);
+  }
+  void use_fp8(bool on) override {
+    if (on && !fp8_) fp8_.emplace(context_, products_);
+    fp8_on_ = on;
+  }
 
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
@@ -202,6 +233,17 @@ class CudaBackend final : public Backend {
   // the bias to the result's type; smaller ones cost their launches, not their memory traffic.
   static constexpr int64_t kEpiloguePays = int64_t{1} << 20;
 
+  bool in_fp8(int64_t M, int64_t N, int64_t K, std::initializer_list<const Tensor*> tensors) const {
+    return fp8_on_ && cuda::Fp8Layers::pays(M, N, K) &&
+           std::all_of(tensors.begin(), tensors.end(),
+                       [](const Tensor* t) { return t->dtype == DType::bf16; });
+  }
+  bool feed_forward_in_fp8(const FeedForward& w, Activation activation, const Tensor& x,
+                           const Tensor& hidden) const {
+    const int64_t M = x.shape[0], D = x.shape[1], F = w.up.shape[0];
+    return activation == Activation::gelu && in_fp8(M, F, D, {&x, &w.up, &w.down, &hidden}) &&
+           cuda::Fp8Layers::pays(M, D, F);
+  }
   // linear_forward() in one product; false where the library does not offer it.
   bool fused_linear(const Matrix& a, const Matrix& b, const Tensor& bias, Activation activation,
                     const Tensor& pre, const Tensor& y);
@@ -228,14 +270,20 @@ class CudaBackend final : public Backend {
 
   Context context_;
   Products products_{context_};
+  std::optional<cuda::Fp8Layers> fp8_;  // from the first use_fp8(true) on
+  bool fp8_on_ = false;
   std::map<int64_t, Buffer> turns_;  // by head_dim
   cuda::Workspace workspace_ = [this](size_t bytes) { return context_.scratch(bytes); };
 };
 
+Matrix matrix(const Tensor& t, int64_t rows, int64_t cols, bool transposed = false) {
+  return {t.data, cuda::type_of(t.dtype), rows, cols, transposed};
+}
+
 // In bf16 gelu and its slope are part of the product; in f32 they are taken apart, since the
 // library's tangent is an approximation.
-bool gelu_within(Activation activation, DType compute, const Tensor& y) {
-  return activation == Activation::gelu && compute == DType::bf16 && y.dtype == DType::bf16;
+bool gelu_within(Activation activation, cudaDataType_t compute, const Tensor& y) {
+  return activation == Activation::gelu && compute == CUDA_R_16BF && y.dtype == DType::bf16;
 }
 
 void CudaBackend::linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias,
@@ -245,7 +293,9 @@ void CudaBackend::linear_forward(const Tensor& x, const Tensor& w, const Tensor&
             (!pre || pre.size() == M * N),
         "linear: shapes");
   if (M <= cuda::kFewRows) return cuda::few_row_linear(context_, x, w, bias, activation, pre, y);
-  const Matrix a{x.data, x.dtype, M, K}, b{w.data, w.dtype, N, K, true};
+  if (activation == Activation::none && !pre && in_fp8(M, N, K, {&x, &w, &y}))
+    return fp8_->linear_forward(x, w, bias, y);
+  const Matrix a = matrix(x, M, K), b = matrix(w, N, K, true);
   if (M * N >= kEpiloguePays && fused_linear(a, b, bias, activation, pre, y)) return;
   std::byte* scratch = product_scratch(static_cast<size_t>(M * N) * sizeof(float));
   const Tensor product{scratch + Products::kWorkspace, DType::f32, {M, N}};
@@ -264,7 +314,7 @@ bool CudaBackend::fused_linear(const Matrix& a, const Matrix& b, const Tensor& b
     cuda::convert(context_, bias, converted);
     return converted.data;
   };
-  if (gelu_within(activation, a.dtype, y)) {
+  if (gelu_within(activation, a.type, y)) {
     const Epilogue whole{bias
                              ? (pre ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_BIAS)
                              : (pre ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU),
@@ -287,8 +337,8 @@ void CudaBackend::linear_backward_input(const Tensor& dy, const Tensor& w, Activ
             (activation == Activation::none || saved.size() == M * K),
         "linear: shapes of gradients");
   std::byte* scratch = product_scratch(0);
-  const Matrix a{dy.data, dy.dtype, M, N}, b{w.data, w.dtype, N, K};
-  if (gelu_within(activation, dy.dtype, dx) &&
+  const Matrix a = matrix(dy, M, N), b = matrix(w, N, K);
+  if (gelu_within(activation, a.type, dx) &&
       products_.multiply(a, b, dx, false, {CUBLASLT_EPILOGUE_DGELU, nullptr, saved.data}, scratch))
     return;
   if (!products_.multiply(a, b, dx, false, {}, scratch))
@@ -303,8 +353,7 @@ void CudaBackend::linear_backward_weight(const Tensor& dy, const Tensor& x, cons
   check(x.shape[0] == M && dw.size() == N * K && (!dbias || dbias.size() == N),
         "linear: shapes of weight gradients");
   std::byte* scratch = product_scratch(0);
-  if (!products_.multiply({dy.data, dy.dtype, M, N, true}, {x.data, x.dtype, M, K}, dw, true, {},
-                          scratch))
+  if (!products_.multiply(matrix(dy, M, N, true), matrix(x, M, K), dw, true, {}, scratch))
     cuda::plain_product(context_, dy.dtype, N, K, M, {dy.data, 1, N}, {x.data, K, 1}, true, dw);
   if (dbias) cuda::add_column_sums(context_, dy, M, N, N, dbias.as<float>());
 }

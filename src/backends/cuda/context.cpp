@@ -72,6 +72,7 @@ Context::Context() {
   check_cuda(cudaSetDevice(0), "device");
   name_ = properties.name;
   multiprocessors_ = properties.multiProcessorCount;
+  multiplies_fp8_ = properties.major * 10 + properties.minor >= 89;
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   check_cublas(cublas().create(&cublas_), "create");
   void* staging = nullptr;

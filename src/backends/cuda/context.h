@@ -28,6 +28,7 @@ class Context {
   cublasLtHandle_t cublas_handle() const { return cublas_; }
   int multiprocessors() const { return multiprocessors_; }
   const std::string& device_name() const { return name_; }
+  bool multiplies_fp8() const { return multiplies_fp8_; }
 
   // At least `bytes` of scratch memory, aligned to Arena::kAlignment; valid until the next call.
   void* scratch(size_t bytes);
@@ -50,6 +51,7 @@ class Context {
   cudaStream_t stream_ = nullptr;
   cublasLtHandle_t cublas_ = nullptr;
   int multiprocessors_ = 0;
+  bool multiplies_fp8_ = false;
   std::string name_;
   std::shared_ptr<Buffer> scratch_ = std::make_shared<Buffer>();
   bool recording_ = false;

@@ -9,10 +9,7 @@
 namespace megabyte::cuda {
 namespace {
 
-cudaDataType_t type_of(DType dtype) {
-  check(dtype == DType::f32 || dtype == DType::bf16, "the cuda backend computes in f32 or bf16");
-  return dtype == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
-}
+bool of_8_bits(cudaDataType_t type) { return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2; }
 
 // The power of two, at most 256, that an address is a multiple of.
 uint32_t alignment_of(const void* p) {
@@ -35,6 +32,11 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
 
 }  // namespace
 
+cudaDataType_t type_of(DType dtype) {
+  check(dtype == DType::f32 || dtype == DType::bf16, "the cuda backend computes in f32 or bf16");
+  return dtype == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
 Products::~Products() {
   for (auto& [key, plan] : plans_) {
     cublas().layout_destroy(plan.result);
@@ -44,20 +46,26 @@ Products::~Products() {
   }
 }
 
+void Products::set_factors(const Plan& plan, const Matrix& a, const Matrix& b) {
+  set(plan.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, b.factor);
+  set(plan.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, a.factor);
+}
+
 // cuBLAS counts columns first: a row-major matrix is its transpose. So result^T (n, m) = op(b)^T .
 // op(a)^T: the operands change places, each as it is stored.
 Products::Plan Products::make_plan(const Matrix& a, const Matrix& b, const Tensor& result,
                                    const Epilogue& epilogue) const {
   const int64_t m = a.transposed ? a.cols : a.rows, n = b.transposed ? b.rows : b.cols;
   Plan plan;
-  const auto layout = [](cublasLtMatrixLayout_t* out, DType dtype, int64_t rows, int64_t cols) {
-    check_cublas(cublas().layout_create(out, type_of(dtype), static_cast<uint64_t>(cols),
+  const auto layout = [](cublasLtMatrixLayout_t* out, cudaDataType_t type, int64_t rows,
+                         int64_t cols) {
+    check_cublas(cublas().layout_create(out, type, static_cast<uint64_t>(cols),
                                         static_cast<uint64_t>(rows), cols),
                  kOperation);
   };
-  layout(&plan.a, b.dtype, b.rows, b.cols);
-  layout(&plan.b, a.dtype, a.rows, a.cols);
-  layout(&plan.result, result.dtype, m, n);
+  layout(&plan.a, b.type, b.rows, b.cols);
+  layout(&plan.b, a.type, a.rows, a.cols);
+  layout(&plan.result, type_of(result.dtype), m, n);
   // Not CUBLAS_COMPUTE_32F_FAST_TF32: f32 means f32.
   check_cublas(cublas().description_create(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                kOperation);
@@ -71,6 +79,7 @@ Products::Plan Products::make_plan(const Matrix& a, const Matrix& b, const Tenso
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, epilogue.aux);
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, n);
   }
+  if (of_8_bits(a.type)) set_factors(plan, a, b);
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_cublas(cublas().preference_create(&preference), kOperation);
@@ -94,14 +103,16 @@ bool Products::multiply(const Matrix& a, const Matrix& b, const Tensor& result, 
                         const Epilogue& epilogue, void* workspace) {
   const int64_t m = a.transposed ? a.cols : a.rows, n = b.transposed ? b.rows : b.cols;
   const int64_t k = a.transposed ? a.rows : a.cols;
-  check(a.dtype == b.dtype && k == (b.transposed ? b.cols : b.rows) && result.size() == m * n,
+  check((a.type == b.type || (of_8_bits(a.type) && of_8_bits(b.type))) &&
+            k == (b.transposed ? b.cols : b.rows) && result.size() == m * n,
         "product: shapes and types");
   const Key key{m,
                 n,
                 k,
                 a.transposed,
                 b.transposed,
-                a.dtype,
+                a.type,
+                b.type,
                 result.dtype,
                 static_cast<int>(epilogue.kind),
                 alignment_of(a.data),
@@ -115,6 +126,7 @@ bool Products::multiply(const Matrix& a, const Matrix& b, const Tensor& result, 
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, epilogue.bias);
   if (epilogue.aux != nullptr)
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, epilogue.aux);
+  if (of_8_bits(a.type)) set_factors(plan, a, b);
   const float one = 1, beta = add ? 1 : 0;
   check_cublas(
       cublas().matmul(context_.cublas_handle(), plan.operation, &one, b.data, plan.a, a.data,

@@ -12,12 +12,15 @@
 
 namespace megabyte::cuda {
 
+cudaDataType_t type_of(DType dtype);
+
 // A row-major matrix; `transposed` when the product takes its transpose.
 struct Matrix {
   const void* data;
-  DType dtype;
+  cudaDataType_t type;
   int64_t rows, cols;  // as stored
   bool transposed = false;
+  const float* factor = nullptr;  // on the device, of all elements; for types of 8 bits
 };
 
 // What the library does with the product before it is stored.
@@ -37,7 +40,8 @@ class Products {
   static constexpr size_t kWorkspace = size_t{32} << 20;  // what NVIDIA advises for Hopper
 
   // result (op(a).rows, op(b).cols) = (add ? result : 0) + op(a) . op(b). False, and nothing done,
-  // when the library does not offer this product. `workspace` has kWorkspace bytes.
+  // when the library does not offer this product. `workspace` has kWorkspace bytes. Operands of 8
+  // bits: e4m3 or e5m2 (not both e5m2), a not transposed and b transposed.
   bool multiply(const Matrix& a, const Matrix& b, const Tensor& result, bool add,
                 const Epilogue& epilogue, void* workspace);
 
@@ -49,10 +53,12 @@ class Products {
     bool offered = false;
   };
   // m, n, k, transposes, types of operands and result, epilogue, alignments
-  using Key = std::tuple<int64_t, int64_t, int64_t, bool, bool, DType, DType, int, uint32_t,
-                         uint32_t, uint32_t>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, bool, bool, cudaDataType_t, cudaDataType_t,
+                         DType, int, uint32_t, uint32_t, uint32_t>;
   Plan make_plan(const Matrix& a, const Matrix& b, const Tensor& result,
                  const Epilogue& epilogue) const;
+
+  static void set_factors(const Plan& plan, const Matrix& a, const Matrix& b);
 
   Context& context_;
   std::map<Key, Plan> plans_;
