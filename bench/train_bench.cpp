@@ -99,7 +99,8 @@ int run(const std::string& device, const std::string& dtype, const std::string& 
   const auto one_step = [&] {
     backend.zero(model.total());
     backend.zero(model.parameters().gradients());
-    model.forward(tokens.data());
+    model.load(tokens.data());
+    model.forward();
     model.loss(1 / bytes);
     model.backward();
     optimizer.update({.lr = 1e-4,

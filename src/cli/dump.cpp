@@ -58,7 +58,8 @@ void dump(const DumpOptions& options) {
 
   model->prepare({.batch = options.batch, .length = length, .training = options.gradients});
   backend->zero(model->total());
-  model->forward(tokens.data());
+  model->load(tokens.data());
+  model->forward();
   const double scale = 1.0 / static_cast<double>(options.batch * predicted);
   model->loss(scale);
 

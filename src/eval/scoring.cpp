@@ -71,7 +71,8 @@ void Scorer::run(const std::string& name, std::span<const uint8_t> file,
     }
   const auto rows = static_cast<int64_t>(windows.size());
   model_.prepare({.batch = rows, .length = length});
-  model_.forward(tokens_.data());
+  model_.load(tokens_.data());
+  model_.forward();
   model_.loss(1.0);
   model_.copy_losses(losses_);
   score.forward_bytes += rows * length;

@@ -112,13 +112,17 @@ Tensor slices(const Tensor& parent_out, const StageShape& child) {
 
 }  // namespace
 
-void Hierarchy::forward(const uint16_t* tokens, const Dropout& dropout) {
-  check(activations_ != nullptr, "forward() follows prepare()");
+void Hierarchy::load(const uint16_t* tokens) {
+  check(activations_ != nullptr, "load() follows prepare()");
   Activations& a = *activations_;
-  dropout_ = dropout;
   for (int64_t b = 0; b < plan_.batch; ++b)
     std::copy_n(tokens + b * plan_.length, plan_.length, a.staging.begin() + b * a.padded);
   backend_.from_host(a.tokens, a.staging.data());
+}
+
+void Hierarchy::forward(const Dropout& dropout) {
+  const Activations& a = *activations_;
+  dropout_ = dropout;
   if (a.logit_rows != a.padded)
     backend_.copy_rows(
         a.tokens.slice(a.padded - a.logit_rows, a.tokens.size() - (a.padded - a.logit_rows)),

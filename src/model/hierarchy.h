@@ -39,9 +39,10 @@ class Hierarchy {
   // Plans memory if `plan` differs from the last one. Error if length is not in [1, context].
   void prepare(const BatchPlan& plan);
 
-  // tokens: host, (B, L) as planned. Dropout's seed and stream identify the step; rate 0 turns it
-  // off.
-  void forward(const uint16_t* tokens, const Dropout& dropout = {});
+  // The batch of the next forward(): tokens of the host, (B, L) as planned.
+  void load(const uint16_t* tokens);
+  // Dropout's seed and stream identify the step; rate 0 turns it off.
+  void forward(const Dropout& dropout = {});
 
   // (B, rows_length, V) master dtype; of each row only the first predicted(L) positions count: the
   // batch is padded to whole patches.

@@ -170,6 +170,12 @@ class Backend {
   virtual Buffer allocate(size_t bytes) = 0;
   virtual void from_host(const Tensor& dst, const void* src) = 0;  // bytes of dst
   virtual void to_host(void* dst, const Tensor& src) = 0;          // waits for pending work
+  // to_host() in two halves: the copy is taken in the order of operations, and `dst` holds it once
+  // the returned function has been called, which waits for nothing that was called later.
+  virtual std::function<void()> fetch(void* dst, const Tensor& src) {
+    to_host(dst, src);
+    return [] {};
+  }
   virtual void synchronize() = 0;
   virtual void zero(const Tensor& x) = 0;
   // Same size, any two of the compute, residual and master dtypes.

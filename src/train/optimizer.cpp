@@ -1,7 +1,5 @@
 #include "train/optimizer.h"
 
-#include <cmath>
-
 #include "base/arena.h"
 
 namespace megabyte {
@@ -36,12 +34,6 @@ void Optimizer::update(const AdamwStep& step) {
   const int64_t decayed = parameters_.decayed_size();
   update_part(0, decayed, step.decay);
   update_part(decayed, parameters_.values().size() - decayed, 0);
-}
-
-double Optimizer::norm() const {
-  double square = 0;
-  backend_.to_host(&square, norm_sq_);
-  return std::sqrt(square);
 }
 
 }  // namespace megabyte

@@ -11,10 +11,9 @@ class Optimizer {
  public:
   Optimizer(Backend& backend, const Parameters& parameters);
 
-  // One step with the gradients as they are. Changes nothing when their norm is not finite. The
-  // norm before clipping is norm() afterwards.
+  // One step with the gradients as they are. Changes nothing when their norm is not finite.
   void update(const AdamwStep& step);
-  double norm() const;  // waits for the backend
+  const Tensor& norm_sq() const { return norm_sq_; }  // (1) f64: of the last step, before clipping
 
   const Tensor& first_moment() const { return m_; }  // flat, laid out like the parameters
   const Tensor& second_moment() const { return v_; }

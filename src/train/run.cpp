@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "data/batches.h"
@@ -40,12 +42,13 @@ void TrainingRun::save() {
   saved_step_ = state_.step;
 }
 
-void TrainingRun::check_finite(const StepResult& result, const RunCallbacks& callbacks) {
+void TrainingRun::check_finite(const StepResult& result, int64_t step,
+                               const RunCallbacks& callbacks) {
   if (result.finite) {
     non_finite_ = 0;
     return;
   }
-  callbacks.on_note(fmt::format("step {}: {} is not finite, the step is skipped", state_.step,
+  callbacks.on_note(fmt::format("step {}: {} is not finite, the step is skipped", step,
                                 std::isfinite(result.loss) ? "the gradient" : "the loss"));
   if (++non_finite_ < kNonFiniteLimit) return;
   fail(
@@ -67,51 +70,63 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
                      budget.steps > 0 ? static_cast<uint64_t>(budget.steps)
                                       : std::numeric_limits<uint64_t>::max());
 
+  const bool asynchronous = trainer_.model().backend().asynchronous();
   const double start = now() - state_.elapsed;
   const double start_progress = budget.progress(state_.step, state_.elapsed);
   const double resumed = state_.elapsed;
-  double line_seconds = 0;  // spent in steps since the last line of metrics
+  double line_start = now();  // of the steps that the next line of metrics is about
   int64_t line_steps = 0;
   RunResult result;
   bool finished = budget.done(state_.step, state_.elapsed), stopped = false;
-  while (!finished && !stopped) {
-    const double before = now();
-    const double lr = schedule.rate(state_.step, budget.progress(state_.step, before - start));
-    const StepResult step = trainer_.step(loader.next().data(), state_.step, lr);
-    ++state_.step;
-    ++line_steps;
-    line_seconds += now() - before;
-    state_.elapsed = now() - start;
-    check_finite(step, callbacks);
+  std::optional<Started> started;
 
-    finished = budget.done(state_.step, state_.elapsed);
-    stopped = callbacks.stop_requested();
-    Metrics metrics{.step = state_.step,
-                    .bytes = state_.bytes_seen(),
-                    .loss = step.loss,
-                    .lr = lr,
-                    .grad_norm = step.grad_norm,
-                    .bytes_per_s = static_cast<double>(line_steps * rows * context) /
-                                   std::max(line_seconds, 1e-9)};
-    if (finished || (settings.valid_every > 0 && state_.step % settings.valid_every == 0))
-      metrics.valid_bpb = trainer_.validate(held_out_);
-    const bool logged = finished || metrics.valid_bpb || state_.step % settings.log_every == 0;
+  const auto report = [&] {
+    auto [metrics, validate, logged] = *std::exchange(started, std::nullopt);
+    const StepResult step = trainer_.finish();
+    check_finite(step, metrics.step, callbacks);
+    const double end = now();
+    metrics.loss = step.loss;
+    metrics.grad_norm = step.grad_norm;
+    metrics.bytes_per_s =
+        static_cast<double>(++line_steps * rows * context) / std::max(end - line_start, 1e-9);
+    if (validate) metrics.valid_bpb = trainer_.validate(held_out_);
     if (logged) {
       log.write(metrics);
-      line_seconds = 0;
       line_steps = 0;
+      line_start = now();
     }
     state_.elapsed = now() - start;
-    const double progress = budget.progress(state_.step, state_.elapsed);
+    const double progress = budget.progress(metrics.step, state_.elapsed);
     callbacks.on_step(
         metrics, {.progress = std::min(progress, 1.0),
                   .elapsed = state_.elapsed,
                   .seconds_left = seconds_left(progress, start_progress, state_.elapsed - resumed),
                   .total_steps = budget.steps,
                   .logged = logged});
-    // A model that is not finite now must not replace a checkpoint that is.
-    if (state_.step % settings.save_every == 0 && non_finite_ == 0) save();
     result.last = metrics;
+  };
+
+  while (!finished && !stopped) {
+    const double lr = schedule.rate(state_.step, budget.progress(state_.step, now() - start));
+    trainer_.start(loader.next().data(), state_.step, lr);
+    ++state_.step;
+    if (started) report();  // the step before, while this one runs
+    state_.elapsed = now() - start;
+    finished = budget.done(state_.step, state_.elapsed);
+    stopped = callbacks.stop_requested();
+    const auto every = [&](int64_t steps) { return steps > 0 && state_.step % steps == 0; };
+    const bool validate = finished || every(settings.valid_every);
+    started = {{.step = state_.step, .bytes = state_.bytes_seen(), .lr = lr},
+               validate,
+               validate || every(settings.log_every)};
+    const bool saves = every(settings.save_every);
+    if (!asynchronous || validate || saves || stopped) report();
+    // A model that is not finite now must not replace a checkpoint that is.
+    if (saves && non_finite_ == 0) {
+      const double before = now();
+      save();
+      line_start += now() - before;
+    }
   }
   if (non_finite_ == 0) save();
   result.finished = finished;

@@ -52,7 +52,12 @@ class TrainingRun {
   RunResult run(const RunCallbacks& callbacks);
 
  private:
-  void check_finite(const StepResult& result, const RunCallbacks& callbacks);
+  struct Started {    // a step whose result is still to come
+    Metrics metrics;  // loss, gradient and speed are not known yet
+    bool validate;    // after it
+    bool logged;
+  };
+  void check_finite(const StepResult& result, int64_t step, const RunCallbacks& callbacks);
 
   std::filesystem::path folder_;
   TrainingState state_;

@@ -17,28 +17,36 @@ Trainer::Trainer(Hierarchy& model, const TrainSettings& settings)
   model_.prepare(plan_);
 }
 
-double Trainer::take_total() {
-  double total = 0;
-  model_.backend().to_host(&total, model_.total());
-  model_.backend().zero(model_.total());
-  return total;
+double Trainer::loss_scale() const {
+  return 1.0 / static_cast<double>(settings_.rows() * model_.predicted(plan_.length));
 }
 
-StepResult Trainer::step(const uint16_t* tokens, int64_t step, double lr) {
+void Trainer::run_batch(const Dropout& dropout) {
+  const auto work = [&] {
+    model_.forward(dropout);
+    model_.loss(loss_scale());
+    model_.backward();
+  };
+  // A mask differs from step to step.
+  if (batch_has_run_ && !recording_ && dropout.rate == 0)
+    recording_ = model_.backend().record(work);
+  if (recording_) return recording_->replay();
+  work();
+  batch_has_run_ = true;
+}
+
+void Trainer::start(const uint16_t* tokens, int64_t step, double lr) {
   Backend& backend = model_.backend();
   backend.use_fp8(settings_.fp8());
   model_.prepare(plan_);  // validation may have planned another batch
   backend.zero(model_.total());
   backend.zero(model_.parameters().gradients());
-  const int64_t rows = settings_.rows(), parts = rows / plan_.batch;
-  const double scale = 1.0 / static_cast<double>(rows * model_.predicted(plan_.length));
+  const int64_t parts = settings_.rows() / plan_.batch;
   for (int64_t part = 0; part < parts; ++part) {
-    const Dropout dropout{.rate = static_cast<float>(settings_.dropout),
-                          .seed = settings_.seed,
-                          .stream = static_cast<uint64_t>(step * parts + part)};
-    model_.forward(tokens + part * plan_.batch * plan_.length, dropout);
-    model_.loss(scale);
-    model_.backward();
+    model_.load(tokens + part * plan_.batch * plan_.length);
+    run_batch({.rate = static_cast<float>(settings_.dropout),
+               .seed = settings_.seed,
+               .stream = static_cast<uint64_t>(step * parts + part)});
   }
   optimizer_.update({.lr = lr,
                      .beta1 = settings_.beta1,
@@ -47,8 +55,19 @@ StepResult Trainer::step(const uint16_t* tokens, int64_t step, double lr) {
                      .decay = settings_.weight_decay,
                      .step = step + 1,
                      .clip = settings_.clip});
-  StepResult result{.loss = take_total() * scale, .grad_norm = optimizer_.norm()};
+  Sums& sums = started_.emplace_back();
+  sums.wait_for_loss = backend.fetch(&sums.loss, model_.total());
+  sums.wait_for_norm = backend.fetch(&sums.grad_norm_sq, optimizer_.norm_sq());
+}
+
+StepResult Trainer::finish() {
+  check(!started_.empty(), "finish() follows start()");
+  Sums& sums = started_.front();
+  sums.wait_for_loss();
+  sums.wait_for_norm();
+  StepResult result{.loss = sums.loss * loss_scale(), .grad_norm = std::sqrt(sums.grad_norm_sq)};
   result.finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+  started_.pop_front();
   return result;
 }
 
@@ -56,14 +75,18 @@ std::optional<double> Trainer::validate(const Rows& rows) {
   if (rows.tokens.empty()) return std::nullopt;
   const int64_t count = static_cast<int64_t>(rows.tokens.size()) / rows.length;
   model_.backend().use_fp8(false);  // the model is used without
+  recording_.reset();               // the batches planned here may take its memory
   model_.backend().zero(model_.total());
   for (int64_t row = 0; row < count; row += plan_.batch) {
     model_.prepare({.batch = std::min(plan_.batch, count - row), .length = rows.length});
-    model_.forward(rows.tokens.data() + row * rows.length);
+    model_.load(rows.tokens.data() + row * rows.length);
+    model_.forward();
     model_.loss(1);
   }
+  double total = 0;
+  model_.backend().to_host(&total, model_.total());
   const auto predicted = static_cast<double>(count * model_.predicted(rows.length));
-  return take_total() / (std::numbers::ln2 * predicted);
+  return total / (std::numbers::ln2 * predicted);
 }
 
 }  // namespace megabyte

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
 #include <optional>
 
 #include "model/hierarchy.h"
@@ -25,7 +28,14 @@ class Trainer {
   Trainer(Hierarchy& model, const TrainSettings& settings);
 
   // tokens: settings.rows() contexts. `step` counts the finished ones.
-  StepResult step(const uint16_t* tokens, int64_t step, double lr);
+  StepResult step(const uint16_t* tokens, int64_t step, double lr) {
+    start(tokens, step, lr);
+    return finish();
+  }
+  // In two halves: several steps may be started, and on an asynchronous backend their results are
+  // waited for one by one, in order.
+  void start(const uint16_t* tokens, int64_t step, double lr);
+  StepResult finish();
 
   // Bits per predicted byte; nothing if there are no rows.
   std::optional<double> validate(const Rows& rows);
@@ -34,12 +44,21 @@ class Trainer {
   Hierarchy& model() { return model_; }
 
  private:
-  double take_total();  // reads the model's sum of losses and sets it to 0
+  struct Sums {  // of a step, on their way to the host
+    double loss = 0, grad_norm_sq = 0;
+    std::function<void()> wait_for_loss, wait_for_norm;
+  };
+  // Forward, loss and backward of the loaded batch: recorded once and replayed where that can be.
+  void run_batch(const Dropout& dropout);
+  double loss_scale() const;  // to the mean over a step
 
   Hierarchy& model_;
   TrainSettings settings_;
   BatchPlan plan_;
   Optimizer optimizer_;
+  std::deque<Sums> started_;
+  bool batch_has_run_ = false;
+  std::unique_ptr<Recording> recording_;
 };
 
 }  // namespace megabyte

@@ -39,7 +39,8 @@ struct Oracle {
     model.prepare(plan);
     backend->zero(model.total());
     if (plan.training) backend->zero(model.parameters().gradients());
-    model.forward(tokens.data(), dropout);
+    model.load(tokens.data());
+    model.forward(dropout);
     model.loss(1.0);
     if (plan.training) model.backward();
     return *model.total().as<double>();
@@ -53,7 +54,8 @@ struct Oracle {
     model.prepare({.batch = batch,
                    .length = static_cast<int64_t>(tokens.size()) / batch,
                    .training = training});
-    model.forward(tokens.data());
+    model.load(tokens.data());
+    model.forward();
     std::vector<double> out;
     model.copy_logits(out);
     return out;

@@ -48,7 +48,8 @@ WideModel::WideModel(const Config& config, const std::string& device, DType comp
 std::vector<double> full_logits(Hierarchy& model, const std::vector<uint16_t>& tokens,
                                 int64_t batch) {
   model.prepare({.batch = batch, .length = static_cast<int64_t>(tokens.size()) / batch});
-  model.forward(tokens.data());
+  model.load(tokens.data());
+  model.forward();
   std::vector<double> out;
   model.copy_logits(out);
   return out;

@@ -12,6 +12,7 @@
 
 #include "base/random.h"
 #include "support/configs.h"
+#include "support/device.h"
 
 namespace megabyte {
 namespace {
@@ -153,7 +154,8 @@ TEST(Trainer, ValidatesEveryRowOnce) {
   const int64_t length = training.model.config().context() - 3;
   const Rows rows{.tokens = text_rows(7, length), .length = length};
   training.model.prepare({.batch = 7, .length = length});
-  training.model.forward(rows.tokens.data());
+  training.model.load(rows.tokens.data());
+  training.model.forward();
   training.model.loss(1);
   std::vector<double> losses;
   training.model.copy_losses(losses);
@@ -182,6 +184,53 @@ TEST(Trainer, DecaysMatricesOnly) {
         spec.kind == ParameterKind::matrix || spec.kind == ParameterKind::convolution;
     EXPECT_EQ(a != b, matrix) << spec.name;
   }
+}
+
+TEST(Trainer, StartedStepsGiveTheSameAsStepsOneByOne) {
+  Training one_by_one(eight_rows()), ahead(eight_rows());
+  std::vector<double> expected, got;
+  for (int64_t i = 0; i < 4; ++i) expected.push_back(one_by_one.step(i).loss);
+  for (int64_t i = 0; i < 4; ++i) {
+    ahead.trainer.start(ahead.tokens(i).data(), i, 1e-2);
+    if (i > 0) got.push_back(ahead.trainer.finish().loss);
+  }
+  got.push_back(ahead.trainer.finish().loss);
+  EXPECT_EQ(got, expected);
+  EXPECT_EQ(ahead.values(), one_by_one.values());
+  EXPECT_THROW(ahead.trainer.finish(), Error);
+}
+
+// From the second step on the device replays a recorded step.
+TEST(Cuda, FiftyStepsFollowTheReference) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  for (const test::NamedConfig& named : test::small_configs()) {
+    SCOPED_TRACE(named.name);
+    TrainSettings settings = eight_rows();
+    settings.micro_batch = 4;
+    Training reference(settings, DType::f64, named.config);
+    Training device(settings, DType::f32, named.config, "cuda");
+    for (int64_t i = 0; i < 50; ++i) {
+      const double expected = reference.step(i, 3e-3).loss;
+      ASSERT_NEAR(device.step(i, 3e-3).loss, expected, 2e-3 * expected) << "step " << i;
+    }
+  }
+}
+
+TEST(Cuda, TrainingIsReproducible) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  for (const float dropout : {0.0f, 0.2f})
+    for (const DType compute : {DType::f32, DType::bf16}) {
+      TrainSettings settings = eight_rows();
+      settings.dropout = dropout;
+      Training once(settings, compute, small_config(), "cuda");
+      Training again(settings, compute, small_config(), "cuda");
+      const Rows held_out{text_rows(4, small_config().context()), small_config().context()};
+      for (int64_t i = 0; i < 12; ++i) {
+        EXPECT_EQ(once.step(i).loss, again.step(i).loss);
+        if (i == 5) again.trainer.validate(held_out);  // what was recorded is recorded anew
+      }
+      EXPECT_EQ(once.values(), again.values());
+    }
 }
 
 }  // namespace

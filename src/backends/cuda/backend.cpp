@@ -5,10 +5,12 @@
 #include <initializer_list>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/context.h"
 #include "backends/cuda/cublas.h"
+#include "backends/cuda/downloads.h"
 #include "backends/cuda/fp8.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/products.h"
@@ -52,6 +54,9 @@ class CudaBackend final : public Backend {
         cudaMemcpyAsync(dst, src.data, src.bytes(), cudaMemcpyDeviceToHost, context_.stream()),
         "download");
     synchronize();
+  }
+  std::function<void()> fetch(void* dst, const Tensor& src) override {
+    return downloads_.start(dst, src.data, src.bytes());
   }
   void synchronize() override {
     cuda::check_cuda(cudaStreamSynchronize(context_.stream()), "waiting for the device");
@@ -253,26 +258,28 @@ class CudaBackend final : public Backend {
   }
   // Cosines and sines of at least the first `positions`.
   const float2* turns(int64_t positions, int64_t head_dim) {
-    Buffer& table = turns_[head_dim];
+    std::vector<Buffer>& tables = turns_[head_dim];
     const auto bytes = [head_dim](int64_t n) {
       return static_cast<size_t>(n * (head_dim / 2)) * sizeof(float2);
     };
-    if (table.bytes() < bytes(positions)) {
+    if (tables.empty() || tables.back().bytes() < bytes(positions)) {
       int64_t capacity = 1024;
       while (capacity < positions) capacity *= 2;
-      synchronize();  // work may still use the old one
-      table = cuda::allocate_on_device(bytes(capacity));
+      tables.push_back(cuda::allocate_on_device(bytes(capacity)));
       cuda::fill_rotary_table(context_, capacity, head_dim,
-                              reinterpret_cast<float2*>(table.data()));
+                              reinterpret_cast<float2*>(tables.back().data()));
     }
-    return reinterpret_cast<const float2*>(table.data());
+    return reinterpret_cast<const float2*>(tables.back().data());
   }
 
   Context context_;
   Products products_{context_};
   std::optional<cuda::Fp8Layers> fp8_;  // from the first use_fp8(true) on
   bool fp8_on_ = false;
-  std::map<int64_t, Buffer> turns_;  // by head_dim
+  cuda::Downloads downloads_{context_.stream()};
+  // By head_dim, each twice the one before: work that is still to be done, and recordings, use old
+  // ones.
+  std::map<int64_t, std::vector<Buffer>> turns_;
   cuda::Workspace workspace_ = [this](size_t bytes) { return context_.scratch(bytes); };
 };
 
