@@ -180,19 +180,19 @@ void add_others(DType dtype, const std::string& type) {
       const Tensor x = t.make({M, D}, DType::f32), delta = t.make({M, D}, dtype);
       const Tensor sum = t.make({M, D}, DType::f32), y = t.make({M, D}, dtype);
       const Tensor w = t.make({D}, DType::f32), b = t.make({D}, DType::f32);
-      const Tensor mean = t.make({M}, DType::f32), rstd = t.make({M}, DType::f32);
-      measure(state, {0, elements * (8 + 2 * size)}, [&] {
-        backend().residual_norm_forward(x, delta, {}, w, b, 1e-5, sum, y, mean, rstd);
+      const Tensor xhat = t.make({M, D}, dtype), rstd = t.make({M}, DType::f32);
+      measure(state, {0, elements * (8 + 3 * size)}, [&] {
+        backend().residual_norm_forward(x, delta, {}, w, b, 1e-5, sum, y, xhat, rstd);
       });
     });
     add("residual_norm_backward/" + shape, [=, M = M, D = D](benchmark::State& state) {
       Tensors t;
-      const Tensor dy = t.make({M, D}, dtype), sum = t.make({M, D}, DType::f32);
+      const Tensor dy = t.make({M, D}, dtype), xhat = t.make({M, D}, dtype);
       const Tensor dsum = t.make({M, D}, DType::f32, 0.0f), ddelta = t.make({M, D}, dtype);
       const Tensor w = t.make({D}, DType::f32), b = t.make({D}, DType::f32);
-      const Tensor mean = t.make({M}, DType::f32), rstd = t.make({M}, DType::f32);
-      measure(state, {0, elements * (12 + 2 * size)}, [&] {
-        backend().residual_norm_backward(dy, sum, mean, rstd, w, {}, true, dsum, ddelta, w, b);
+      const Tensor rstd = t.make({M}, DType::f32);
+      measure(state, {0, elements * (8 + 3 * size)}, [&] {
+        backend().residual_norm_backward(dy, xhat, rstd, w, {}, true, dsum, ddelta, w, b);
       });
     });
   }

@@ -37,6 +37,9 @@ class TimedBackend final : public Backend {
   bool supports(DType compute) const override { return inner_->supports(compute); }
   bool fast(DType compute) const override { return inner_->fast(compute); }
   DType residual_dtype(DType compute) const override { return inner_->residual_dtype(compute); }
+  DType residual_gradient_dtype(DType compute) const override {
+    return inner_->residual_gradient_dtype(compute);
+  }
   size_t peak_memory() const override { return inner_->peak_memory(); }
   size_t workspace() const override { return inner_->workspace(); }
   Buffer allocate(size_t bytes) override { return inner_->allocate(bytes); }
@@ -149,18 +152,18 @@ class TimedBackend final : public Backend {
   }
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
-                             const Tensor& sum, const Tensor& y, const Tensor& mean,
+                             const Tensor& sum, const Tensor& y, const Tensor& xhat,
                              const Tensor& rstd) override {
-    timed(rows_of("residual_norm_forward", x), {&x, &delta, &sum, &y}, [&] {
-      inner_->residual_norm_forward(x, delta, dropout, weight, bias, eps, sum, y, mean, rstd);
+    timed(rows_of("residual_norm_forward", x), {&x, &delta, &sum, &y, &xhat}, [&] {
+      inner_->residual_norm_forward(x, delta, dropout, weight, bias, eps, sum, y, xhat, rstd);
     });
   }
-  void residual_norm_backward(const Tensor& dy, const Tensor& sum, const Tensor& mean,
-                              const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
-                              bool accumulate, const Tensor& dsum, const Tensor& ddelta,
-                              const Tensor& dweight, const Tensor& dbias) override {
-    timed(rows_of("residual_norm_backward", sum), {&dy, &sum, &dsum, &dsum, &ddelta}, [&] {
-      inner_->residual_norm_backward(dy, sum, mean, rstd, weight, dropout, accumulate, dsum, ddelta,
+  void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,
+                              const Tensor& weight, const Dropout& dropout, bool accumulate,
+                              const Tensor& dsum, const Tensor& ddelta, const Tensor& dweight,
+                              const Tensor& dbias) override {
+    timed(rows_of("residual_norm_backward", xhat), {&dy, &xhat, &dsum, &dsum, &ddelta}, [&] {
+      inner_->residual_norm_backward(dy, xhat, rstd, weight, dropout, accumulate, dsum, ddelta,
                                      dweight, dbias);
     });
   }

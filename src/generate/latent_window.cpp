@@ -12,10 +12,11 @@ LatentWindow::LatentWindow(const BlockShape& shape, int64_t layers, int64_t batc
   const int64_t D = shape.dim();
   stream_ = arena.make({batch, length * D}, shape.residual);
   window_ = arena.make({batch * latents, D}, shape.residual);
-  const Tensor sum1 = arena.make({batch * latents, D}, shape.residual);
+  const Tensor sum = arena.make({batch * latents, D}, shape.residual);
   if (layers > 2) activations_ = plan_block(arena, every_, false);
   last_activations_ = plan_block(arena, last_, false);
-  activations_.sum1 = last_activations_.sum1 = sum1;
+  activations_.sum1 = activations_.sum2 = last_activations_.sum1 = sum;
+  last_activations_.sum2 = sum.slice(0, batch);
   scratch_ = plan_block_scratch(arena, every_, false);
 }
 

@@ -21,14 +21,13 @@ BlockActivations plan_block(Arena& arena, const BlockShape& shape, bool backward
   a.qkv = arena.make({M, 3 * D}, compute);
   a.attended = arena.make({Q, D}, compute);
   if (Q != M) a.sliced = arena.make({Q, D}, shape.residual);
-  a.sum2 = arena.make({Q, D}, shape.residual);
   a.norm2 = arena.make({Q, D}, compute);
   a.hidden = arena.make({Q, shape.ffn}, compute);
   if (backward) {
-    a.mean1 = arena.make({M}, master);
+    a.xhat1 = arena.make({M, D}, compute);
     a.rstd1 = arena.make({M}, master);
     a.stats = arena.make({Q * shape.attention.heads}, master);
-    a.mean2 = arena.make({Q}, master);
+    a.xhat2 = arena.make({Q, D}, compute);
     a.rstd2 = arena.make({Q}, master);
     if (shape.activation == Activation::gelu) a.pre = arena.make({Q, shape.ffn}, compute);
   }
@@ -40,7 +39,7 @@ BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool back
   BlockScratch s;
   s.delta = arena.make({M, D}, shape.compute);
   if (backward) {
-    s.dsum = arena.make({M, D}, shape.residual);
+    s.dsum = arena.make({M, D}, shape.residual_gradient);
     s.ddelta = arena.make({M, D}, shape.compute);
     s.dnorm = s.delta;
     s.dattended = s.delta.slice(0, Q);
@@ -48,10 +47,10 @@ BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool back
     const Tensor wide = arena.make({std::max(qkv, hidden)}, shape.compute);
     s.dqkv = wide.slice(0, qkv).view({M, 3 * D});
     s.dhidden = wide.slice(0, hidden).view({Q, shape.ffn});
-    if (Q != M) s.dsliced = arena.make({Q, D}, shape.residual);
+    if (Q != M) s.dsliced = arena.make({Q, D}, shape.residual_gradient);
   }
   if (shape.turns_windows())
-    s.window = plan_window_scratch(arena, shape.attention, shape.compute, shape.residual, backward);
+    s.window = plan_window_scratch(arena, shape.attention, shape.compute, backward);
   return s;
 }
 
@@ -103,7 +102,7 @@ void run_block(Backend& backend, const BlockShape& shape, const BlockWeights& w,
 
   backend.residual_norm_forward(in.x, in.delta, in.dropout, w.norm1_weight.value,
                                 w.norm1_bias.value, shape.eps, in.delta ? a.sum1 : Tensor{},
-                                a.norm1, a.mean1, a.rstd1);
+                                a.norm1, a.xhat1, a.rstd1);
   backend.linear_forward(a.norm1, w.qkv_weight.value, w.qkv_bias.value, Activation::none, {},
                          a.qkv);
   attend(backend, shape, a, scratch.window);
@@ -117,7 +116,7 @@ void run_block(Backend& backend, const BlockShape& shape, const BlockWeights& w,
     x = a.sliced;
   }
   backend.residual_norm_forward(x, delta, branches, w.norm2_weight.value, w.norm2_bias.value,
-                                shape.eps, a.sum2, a.norm2, a.mean2, a.rstd2);
+                                shape.eps, a.sum2, a.norm2, a.xhat2, a.rstd2);
   backend.feed_forward({w.up_weight.value, w.up_bias.value, w.down_weight.value, w.down_bias.value},
                        shape.activation, a.norm2, a.pre, a.hidden, branch);
 }
@@ -144,9 +143,10 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
   const AttentionShape& at = shape.attention;
   // Scratch is as large as the stage's largest block.
   const int64_t M = shape.positions(), Q = shape.out_positions(), D = shape.dim();
-  const Tensor dsum_in = scratch.dsum.slice(0, M), ddelta_in = scratch.ddelta.slice(0, M);
+  const Tensor dsum_in = scratch.dsum.slice(0, M);
   const Tensor dnorm1 = scratch.dnorm.slice(0, M), dqkv = scratch.dqkv.slice(0, M);
-  const Tensor dsum = scratch.dsum.slice(0, Q), ddelta = scratch.ddelta.slice(0, Q);
+  const Tensor dsum = scratch.dsum.slice(0, Q);
+  const Tensor ddelta = branch_gradient(scratch, branches, Q);
   const Tensor dnorm2 = scratch.dnorm.slice(0, Q);
 
   // delta2 = down(act(up(norm2)))
@@ -154,8 +154,9 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
       {w.up_weight.value, w.up_bias.value, w.down_weight.value, w.down_bias.value},
       shape.activation, ddelta, a.norm2, a.pre, a.hidden, scratch.dhidden,
       {w.up_weight.grad, w.up_bias.grad, w.down_weight.grad, w.down_bias.grad}, dnorm2);
-  backend.residual_norm_backward(dnorm2, a.sum2, a.mean2, a.rstd2, w.norm2_weight.value, branches,
-                                 true, dsum, ddelta, w.norm2_weight.grad, w.norm2_bias.grad);
+  backend.residual_norm_backward(dnorm2, a.xhat2, a.rstd2, w.norm2_weight.value, branches, true,
+                                 dsum, written_gradient(scratch, branches, Q), w.norm2_weight.grad,
+                                 w.norm2_bias.grad);
 
   // delta1 = out(attention(qkv(norm1)))
   backend.linear_backward(ddelta, a.attended, w.out_weight.value, w.out_weight.grad,
@@ -170,8 +171,9 @@ void block_backward(Backend& backend, const BlockShape& shape, const BlockWeight
     backend.copy_rows(scratch.dsliced, at.queries * D, last_rows(shape, dsum_in), at.length * D,
                       at.sequences, at.queries * D);
   }
-  backend.residual_norm_backward(dnorm1, a.sum1, a.mean1, a.rstd1, w.norm1_weight.value, in_dropout,
-                                 true, dsum_in, in_has_delta ? ddelta_in : Tensor{},
+  backend.residual_norm_backward(dnorm1, a.xhat1, a.rstd1, w.norm1_weight.value, in_dropout, true,
+                                 dsum_in,
+                                 in_has_delta ? written_gradient(scratch, in_dropout, M) : Tensor{},
                                  w.norm1_weight.grad, w.norm1_bias.grad);
 }
 

@@ -35,6 +35,7 @@ struct BlockShape {
   bool rotary = false;
   DType compute = DType::f32;
   DType residual = DType::f32;
+  DType residual_gradient = DType::f32;  // only training needs it
 
   int64_t dim() const { return attention.dim(); }
   // Are keys turned anew for every patch that sees them (window_attention.h)?
@@ -52,15 +53,16 @@ struct Pending {
   Dropout dropout;  // of delta
 };
 
-// What forward leaves for backward. In inference one instance serves all blocks of a stage.
+// What forward leaves for backward, and the residual stream on its way. In inference one instance
+// serves all blocks of a stage.
 struct BlockActivations {
-  Tensor sum1, norm1, mean1, rstd1, qkv, attended, stats;
+  Tensor sum1, norm1, xhat1, rstd1, qkv, attended, stats;
   Tensor sliced;  // (out_positions, D): the last positions of sum1, where only those go on
                   // (Perceiver AR)
-  Tensor sum2, norm2, mean2, rstd2, pre, hidden;
+  Tensor sum2, norm2, xhat2, rstd2, pre, hidden;
 };
-// All but sum1, which the stage decides: its own per block, or the stage's input where nothing is
-// pending. Without `backward`, statistics and pre-activations are left out.
+// All but sum1 and sum2, which the stage decides: backward needs neither. Without `backward`, what
+// only that needs is left out.
 BlockActivations plan_block(Arena& arena, const BlockShape& shape, bool backward);
 
 // Scratch that all blocks of a stage share.
@@ -74,6 +76,17 @@ struct BlockScratch {
   Tensor dsliced;           // (out_positions, D)
   WindowScratch window;     // where turns_windows()
 };
+// The gradient of a branch with this dropout. Where nothing is dropped and types agree, it is that
+// of the stream, and residual_norm_backward() has nothing else to write.
+inline bool shares_gradient(const BlockScratch& scratch, const Dropout& dropout) {
+  return dropout.rate == 0 && scratch.ddelta.dtype == scratch.dsum.dtype;
+}
+inline Tensor branch_gradient(const BlockScratch& scratch, const Dropout& dropout, int64_t rows) {
+  return (shares_gradient(scratch, dropout) ? scratch.dsum : scratch.ddelta).slice(0, rows);
+}
+inline Tensor written_gradient(const BlockScratch& scratch, const Dropout& dropout, int64_t rows) {
+  return shares_gradient(scratch, dropout) ? Tensor{} : scratch.ddelta.slice(0, rows);
+}
 BlockScratch plan_block_scratch(Arena& arena, const BlockShape& shape, bool backward);
 
 // Runs the block on `in`. `branches` is the dropout of its two branches, on streams `stream` and
@@ -87,10 +100,10 @@ void block_activate(Backend& backend, const BlockShape& shape, const BlockWeight
                     const Pending& in, const Dropout& branches, const BlockActivations& activations,
                     const BlockScratch& scratch);
 
-// Takes the gradients of what the block handed on in scratch.dsum and scratch.ddelta (its first
+// Takes the gradients of what the block handed on in scratch.dsum and branch_gradient() (the first
 // out_positions() rows), leaves those of its input there, and adds to the weights' gradients.
 // `in_dropout` is that of the branch that was pending at the input; without one (in_has_delta
-// false) ddelta is left undefined.
+// false) its gradient is left undefined.
 void block_backward(Backend& backend, const BlockShape& shape, const BlockWeights& weights,
                     bool in_has_delta, const Dropout& in_dropout, const Dropout& branches,
                     const BlockActivations& activations, const BlockScratch& scratch);

@@ -110,7 +110,7 @@ void stage_up(const StageRun& run, const Tensor& tokens, const Tensor& child_poo
   }
   backend.residual_norm_forward(h.x, h.delta, h.dropout, w.encoder_norm_weight.value,
                                 w.encoder_norm_bias.value, shape.eps, a.encoded, a.encoded_norm,
-                                a.encoded_mean, a.encoded_rstd);
+                                a.encoded_xhat, a.encoded_rstd);
   backend.linear_forward(a.encoded_norm, w.to_parent.value, {}, Activation::none, {}, a.pooled);
   backend.place_forward(row_shift(shape), a.encoded, {}, w.pad.value, a.x);
 }
@@ -132,7 +132,7 @@ void stage_down(const StageRun& run, const Tensor& parent_out) {
   }
   run.backend.residual_norm_forward(h.x, h.delta, h.dropout, w.norm_weight.value, w.norm_bias.value,
                                     shape.eps, h.delta ? a.final_sum : Tensor{}, a.out,
-                                    a.final_mean, a.final_rstd);
+                                    a.final_xhat, a.final_rstd);
 }
 
 namespace {
@@ -174,24 +174,24 @@ void stage_down_backward(const StageRun& run, const Tensor& tokens, const Tensor
   const int64_t Q = shape.out_positions();
   const size_t encoders = w.encoder.size();
   const bool pending = parent_out || !w.blocks.empty();
+  const Dropout last = last_branch(run, encoders, w.blocks.size());
 
-  backend.residual_norm_backward(
-      a.dout, a.final_sum, a.final_mean, a.final_rstd, w.norm_weight.value,
-      last_branch(run, encoders, w.blocks.size()), false, a.scratch.dsum.slice(0, Q),
-      pending ? a.scratch.ddelta.slice(0, Q) : Tensor{}, w.norm_weight.grad, w.norm_bias.grad);
+  backend.residual_norm_backward(a.dout, a.final_xhat, a.final_rstd, w.norm_weight.value, last,
+                                 false, a.scratch.dsum.slice(0, Q),
+                                 pending ? written_gradient(a.scratch, last, Q) : Tensor{},
+                                 w.norm_weight.grad, w.norm_bias.grad);
   blocks_backward(run, shape.blocks, w.blocks, a.blocks, encoders, static_cast<bool>(parent_out));
   if (parent_out) {
-    backend.linear_backward(a.scratch.ddelta, parent_out, w.from_parent.value, w.from_parent.grad,
-                            {}, dparent_out);
+    backend.linear_backward(branch_gradient(a.scratch, {}, shape.positions()), parent_out,
+                            w.from_parent.value, w.from_parent.grad, {}, dparent_out);
   }
   const Tensor dx = a.scratch.dsum;
   if (shape.encodes) {
-    backend.place_backward(row_shift(shape), dx, a.dencoded, {}, w.pad.grad);
+    backend.place_backward(row_shift(shape), dx, a.dunshifted, {}, w.pad.grad);
   } else if (a.embedded) {
-    // The shift's gradient goes to `x`, whose value nobody needs any more.
-    backend.place_backward(row_shift(shape), dx, a.x, {}, w.pad.grad);
-    convolve_backward(run, a.x);
-    enter_backward(run, tokens, a.x, false, child_dpooled);
+    backend.place_backward(row_shift(shape), dx, a.dunshifted, {}, w.pad.grad);
+    convolve_backward(run, a.dunshifted);
+    enter_backward(run, tokens, a.dunshifted, false, child_dpooled);
   } else {
     enter_backward(run, tokens, dx, true, child_dpooled);
   }
@@ -205,11 +205,13 @@ void stage_up_backward(const StageRun& run, const Tensor& tokens, const Tensor& 
   backend.linear_backward(a.dpooled, a.encoded_norm, w.to_parent.value, w.to_parent.grad, {},
                           a.scratch.dnorm);
   // The gradient of the encoded vectors' other use, as the decoder's input, joins here.
-  backend.copy_rows(a.dencoded, shape.dim, a.scratch.dsum, shape.dim, shape.positions(), shape.dim);
-  backend.residual_norm_backward(a.scratch.dnorm, a.encoded, a.encoded_mean, a.encoded_rstd,
-                                 w.encoder_norm_weight.value, last_branch(run, 0, w.encoder.size()),
-                                 true, a.scratch.dsum, a.scratch.ddelta, w.encoder_norm_weight.grad,
-                                 w.encoder_norm_bias.grad);
+  backend.copy_rows(a.dunshifted, shape.dim, a.scratch.dsum, shape.dim, shape.positions(),
+                    shape.dim);
+  const Dropout last = last_branch(run, 0, w.encoder.size());
+  backend.residual_norm_backward(a.scratch.dnorm, a.encoded_xhat, a.encoded_rstd,
+                                 w.encoder_norm_weight.value, last, true, a.scratch.dsum,
+                                 written_gradient(a.scratch, last, shape.positions()),
+                                 w.encoder_norm_weight.grad, w.encoder_norm_bias.grad);
   blocks_backward(run, std::vector<BlockShape>(w.encoder.size(), shape.encoder_block), w.encoder,
                   a.encoder, 0, false);
   enter_backward(run, tokens, a.scratch.dsum, false, child_dpooled);

@@ -62,7 +62,7 @@ struct StageShape {
   bool encodes = false;
   bool pooled = false;  // the child stage encodes: vectors come from it and not from bytes
   double eps = 1e-5;
-  DType compute = DType::f32, residual = DType::f32;
+  DType compute = DType::f32, residual = DType::f32, residual_gradient = DType::f32;
   BlockShape encoder_block;
   std::vector<BlockShape> blocks;  // of each layer: with Perceiver AR the first differs
   int64_t encoder_layers = 0;
@@ -75,7 +75,7 @@ struct StageShape {
   int64_t embed_dim() const { return dim / patch; }  // e
 };
 StageShape make_stage_shape(const Config& config, int stage, const BatchPlan& plan, DType compute,
-                            DType residual);
+                            DType residual, DType residual_gradient = DType::f32);
 
 struct ConvolutionActivations {
   Tensor unfolded, pre, activated;  // (B n P, e width), (B n P, e), (B n P, e) compute dtype
@@ -87,17 +87,17 @@ struct StageActivations {
                     // shift
   std::vector<ConvolutionActivations> convolutions;
   std::vector<BlockActivations> encoder;
-  Tensor encoded, encoded_norm, encoded_mean, encoded_rstd;  // (M, D) residual, compute; (M)
+  Tensor encoded, encoded_norm, encoded_xhat, encoded_rstd;  // (M, D) residual, compute twice; (M)
   Tensor pooled;  // (M, D_parent / n) compute: for the parent
-  Tensor x;       // (M, D) residual: what the blocks start from (training adds the parent's branch)
+  Tensor x;       // (M, D) residual: what the blocks start from (training adds branches in place)
   std::vector<BlockActivations> blocks;
-  Tensor final_sum, out, final_mean,
-      final_rstd;  // (out_positions, D) residual, compute; (out_positions)
+  // (out_positions, D) residual, compute, compute; (out_positions)
+  Tensor final_sum, out, final_xhat, final_rstd;
 
   // gradients that outlive one pass
-  Tensor dout;      // as `out`, and in its place: written by the child's backward, or by the head's
-  Tensor dencoded;  // as `x`, and in its place
-  Tensor dpooled;   // (M, D_parent / n) compute: written by the parent's backward
+  Tensor dout;  // as `out`, and in its place: written by the child's backward, or by the head's
+  Tensor dunshifted;  // (M, D) residual gradient: of what `x` is shifted from, in the place of `x`
+  Tensor dpooled;     // (M, D_parent / n) compute: written by the parent's backward
   Tensor dconvolved, dactivated, dunfolded;  // (B n P, e) compute, the same, (B n P, e width)
 
   bool recompute =

@@ -52,7 +52,7 @@ AttentionShape attention_of(const StageConfig& config, const StageShape& shape) 
 }  // namespace
 
 StageShape make_stage_shape(const Config& config, int s, const BatchPlan& plan, DType compute,
-                            DType residual) {
+                            DType residual, DType residual_gradient) {
   const StageConfig& stage = config.stages[static_cast<size_t>(s)];
   const int64_t P0 = config.patch_bytes(0), K = (plan.length + P0 - 1) / P0;
   StageShape shape;
@@ -69,6 +69,7 @@ StageShape make_stage_shape(const Config& config, int s, const BatchPlan& plan, 
   shape.eps = config.norm_eps;
   shape.compute = compute;
   shape.residual = residual;
+  shape.residual_gradient = residual_gradient;
   shape.encoder_layers = stage.encoder_layers;
   if (s == 0) shape.convolutions = config.patch_encoder;
 
@@ -78,7 +79,8 @@ StageShape make_stage_shape(const Config& config, int s, const BatchPlan& plan, 
                          .eps = config.norm_eps,
                          .rotary = stage.positions == Positions::rotary,
                          .compute = compute,
-                         .residual = residual};
+                         .residual = residual,
+                         .residual_gradient = residual_gradient};
   shape.encoder_block = block;
   shape.blocks.assign(static_cast<size_t>(stage.layers), block);
   if (config.latents > 0 &&
@@ -99,28 +101,26 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
 
   // A block's activations: its own when all are kept; else one set in scratch serves every block,
   // and only the blocks' inputs (sum1) are kept for recomputation. `first` is what the first block
-  // starts from; in training the branch that is pending there is added in its place.
+  // starts from. The stream is added up in one place: that of `first` where all is kept, since
+  // backward does not need it; else in scratch.
   const auto plan_blocks = [&](const std::vector<BlockShape>& shapes, const Tensor& first,
                                bool first_pending) {
     std::vector<BlockActivations> blocks;
-    BlockActivations shared;
-    Tensor shared_sum1;
+    if (shapes.empty()) return blocks;
+    const Tensor stream = keep ? first : scratch_arena.make(first.shape, residual);
     for (size_t i = 0; i < shapes.size(); ++i) {
       const bool same = i > 0 && shapes[i].attention.length == shapes[i - 1].attention.length;
-      if (keep) {
-        blocks.push_back(plan_block(arena, shapes[i], true));
-      } else {
-        if (!same) {
-          shared = plan_block(scratch_arena, shapes[i], backward);
-          shared_sum1 =
-              backward ? Tensor{} : scratch_arena.make({shapes[i].positions(), D}, residual);
-        }
-        blocks.push_back(shared);
-      }
-      if (i == 0 && (backward || !first_pending))
-        blocks[i].sum1 = first;
+      if (keep || !same)
+        blocks.push_back(plan_block(keep ? arena : scratch_arena, shapes[i], backward));
       else
-        blocks[i].sum1 = backward ? arena.make({shapes[i].positions(), D}, residual) : shared_sum1;
+        blocks.push_back(blocks.back());
+      BlockActivations& block = blocks.back();
+      if (i == 0 && (backward || !first_pending))
+        block.sum1 = first;
+      else
+        block.sum1 = a.recompute ? arena.make({shapes[i].positions(), D}, residual)
+                                 : stream.slice(0, shapes[i].positions());
+      block.sum2 = stream.slice(0, shapes[i].out_positions());
     }
     return blocks;
   };
@@ -147,23 +147,25 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
     a.encoder = plan_blocks(
         std::vector<BlockShape>(static_cast<size_t>(shape.encoder_layers), shape.encoder_block),
         a.embedded, false);
-    a.encoded = arena.make({M, D}, residual);
+    a.encoded = a.encoder.back().sum2;
     a.encoded_norm = arena.make({M, D}, compute);
     a.pooled = arena.make({M, shape.parent_slice}, compute);
     if (backward) {
-      a.encoded_mean = arena.make({M}, master);
+      a.encoded_xhat = arena.make({M, D}, compute);
       a.encoded_rstd = arena.make({M}, master);
       a.dpooled = arena.make({M, shape.parent_slice}, compute);
     }
   }
   a.x = arena.make({M, D}, residual);
-  if (shape.encodes && backward) a.dencoded = a.x;
+  if (a.embedded && backward) a.dunshifted = {a.x.data, shape.residual_gradient, a.x.shape};
   a.blocks = plan_blocks(shape.blocks, a.x, shape.parent_slice > 0);
-  const bool pending = shape.parent_slice > 0 || !shape.blocks.empty();
-  a.final_sum = pending ? arena.make({Q, D}, residual) : a.x;
+  if (!a.blocks.empty())
+    a.final_sum = a.blocks.back().sum2;
+  else if (shape.parent_slice > 0)
+    a.final_sum = backward ? a.x : scratch_arena.make({M, D}, residual);
   a.out = arena.make({Q, D}, compute);
   if (backward) {
-    a.final_mean = arena.make({Q}, master);
+    a.final_xhat = arena.make({Q, D}, compute);
     a.final_rstd = arena.make({Q}, master);
     a.dout = a.out;
   }

@@ -73,7 +73,7 @@ class PatchWindow {
 }  // namespace
 
 WindowScratch plan_window_scratch(Arena& arena, const AttentionShape& shape, DType compute,
-                                  DType residual, bool backward) {
+                                  bool backward) {
   const int64_t D = shape.dim(), batch = shape.sequences / shape.row_sequences;
   const int64_t seen =
       std::min(shape.cross, (shape.row_sequences - 1) * shape.length) + shape.length;
@@ -83,7 +83,7 @@ WindowScratch plan_window_scratch(Arena& arena, const AttentionShape& shape, DTy
   if (backward) {
     s.dqkv = arena.make({batch * seen, 3 * D}, compute);
     s.dattended = arena.make({batch * shape.length, D}, compute);
-    s.sum = arena.make({shape.sequences * shape.length, 3 * D}, residual);
+    s.sum = arena.make({shape.sequences * shape.length, 3 * D}, master_dtype(compute));
   }
   return s;
 }

@@ -16,10 +16,10 @@ namespace megabyte {
 struct WindowScratch {
   Tensor qkv, attended;    // (N * W, 3 D), (N * length, D) compute dtype
   Tensor dqkv, dattended;  // their gradients
-  Tensor sum;              // (M, 3 D) residual dtype: gradients that windows add up
+  Tensor sum;              // (M, 3 D) master dtype: gradients that windows add up
 };
 WindowScratch plan_window_scratch(Arena& arena, const AttentionShape& shape, DType compute,
-                                  DType residual, bool backward);
+                                  bool backward);
 
 // As Backend::attention_forward() and attention_backward() with rotary positions, on rows that are
 // not turned; `shape` has every position ask. `stats` are for window_attention_backward() alone.

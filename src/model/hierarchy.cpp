@@ -25,6 +25,7 @@ struct Hierarchy::Activations {
                           const BatchPlan& plan, Arena& arena) {
     Activations a;
     const DType residual = backend.residual_dtype(compute), master = master_dtype(compute);
+    const DType gradient = backend.residual_gradient_dtype(compute);
     const int64_t P0 = config.patch_bytes(0), V = config.vocab_size;
     a.plan = plan;
     a.padded = (plan.length + P0 - 1) / P0 * P0;
@@ -35,7 +36,7 @@ struct Hierarchy::Activations {
     a.tokens = arena.make({plan.batch * a.padded}, DType::u16);
     a.targets = sliced ? arena.make({rows}, DType::u16) : a.tokens;
     for (int s = 0; s < config.stage_count(); ++s)
-      a.shapes.push_back(make_stage_shape(config, s, plan, compute, residual));
+      a.shapes.push_back(make_stage_shape(config, s, plan, compute, residual, gradient));
     // Stages run one at a time: their scratch shares memory. It lies behind what lives through the
     // batch, so the long-lived part is measured first.
     Arena lasting_size, scratch_size;

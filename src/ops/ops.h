@@ -6,7 +6,8 @@
 //   Tensors are dense and row-major; shapes stand in comments, rows first. Every operation writes
 //   its outputs completely unless it says "adds to". Optional tensors are passed as Tensor{}.
 //   compute dtype   activations and matrices: f32 or bf16 (f64 on the reference backend)
-//   residual dtype  the residual stream and its gradient, Backend::residual_dtype(compute)
+//   residual dtype  the residual stream, Backend::residual_dtype(compute); its gradient has a type
+//                   of its own, Backend::residual_gradient_dtype(compute)
 //   master dtype    vectors (norms, biases, pads), statistics, gradients of parameters, optimizer
 //                   state, logits: f32, or f64 where the compute dtype is f64
 //   Tokens are u16, so that symbols beyond a byte (end of document) fit.
@@ -148,6 +149,7 @@ class Backend {
   virtual bool supports(DType compute) const = 0;
   virtual bool fast(DType compute) const = 0;  // does the hardware multiply this type?
   virtual DType residual_dtype(DType compute) const = 0;
+  virtual DType residual_gradient_dtype(DType compute) const = 0;
   // Do operations return before they are done? Then it pays to call many of them between two
   // to_host().
   virtual bool asynchronous() const { return false; }
@@ -190,7 +192,7 @@ class Backend {
   // pad (patch * dim) when shifted, out (sequences * length, patch * dim) residual dtype.
   virtual void embed_forward(const EmbedShape& shape, const Tensor& tokens, const Tensor& table,
                              const Tensor& positions, const Tensor& pad, const Tensor& out) = 0;
-  // Adds to dtable, dpositions, dpad (master dtype).
+  // dout: residual gradient dtype. Adds to dtable, dpositions, dpad (master dtype).
   virtual void embed_backward(const EmbedShape& shape, const Tensor& tokens, const Tensor& dout,
                               const Tensor& dtable, const Tensor& dpositions,
                               const Tensor& dpad) = 0;
@@ -198,7 +200,8 @@ class Backend {
   // shifted, out (sequences * length, dim); `in` and `out` may have different float dtypes.
   virtual void place_forward(const PlaceShape& shape, const Tensor& in, const Tensor& positions,
                              const Tensor& pad, const Tensor& out) = 0;
-  // Writes din (the last position of a shifted sequence gets 0), adds to dpositions, dpad.
+  // dout is in residual gradient dtype. Writes din, in that or the compute dtype (the last position
+  // of a shifted sequence gets 0), adds to dpositions, dpad.
   virtual void place_backward(const PlaceShape& shape, const Tensor& dout, const Tensor& din,
                               const Tensor& dpositions, const Tensor& dpad) = 0;
   // Causal windows for a convolution as a product: in (rows * length, channels) residual dtype,
@@ -206,7 +209,7 @@ class Backend {
   // k, c], 0 before the row's start.
   virtual void unfold(const Tensor& in, int64_t length, int64_t width, const Tensor& out) = 0;
   virtual void unfold_backward(const Tensor& dout, int64_t length, int64_t width,
-                               const Tensor& din) = 0;  // adds to din
+                               const Tensor& din) = 0;  // adds to din, residual gradient dtype
   virtual void add(const Tensor& a, const Tensor& b,
                    const Tensor& out) = 0;  // may alias; any dtypes
 
@@ -229,7 +232,7 @@ class Backend {
                                       const Tensor& dbias) = 0;
 
   // Both gradients of y = x . w^T + bias: linear_backward_weight, then linear_backward_input
-  // without an activation, as one operation.
+  // without an activation, as one operation. dx may be x.
   virtual void linear_backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& dw,
                                const Tensor& dbias, const Tensor& dx);
   // x, y (M, D). What backward needs is left in `pre` (M, F; given for gelu when something runs
@@ -250,20 +253,20 @@ class Backend {
 
   // --- blocks
   // ------------------------------------------------------------------------------------- sum (M,
-  // D) = x + dropout(delta); y (M, D) = norm(sum) * weight + bias; mean, rstd (M). x and sum are in
-  // residual, delta and y in compute dtype. Without delta, sum is not written and may be Tensor{}.
-  // sum may be x; mean and rstd may be Tensor{} when nothing will run backward.
+  // D) = x + dropout(delta); xhat (M, D) = (sum - mean) * rstd, each row with its mean and rstd
+  // (M); y (M, D) = xhat * weight + bias. x and sum are in residual, delta, xhat and y in compute
+  // dtype. Without delta, sum is not written and may be Tensor{}. sum may be x; xhat and rstd may
+  // be Tensor{} when nothing will run backward.
   virtual void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                                      const Tensor& weight, const Tensor& bias, double eps,
-                                     const Tensor& sum, const Tensor& y, const Tensor& mean,
+                                     const Tensor& sum, const Tensor& y, const Tensor& xhat,
                                      const Tensor& rstd) = 0;
-  // dsum (M, D, residual dtype) = (accumulate ? dsum : 0) + norm's gradient; ddelta (compute
-  // dtype), when given, = dropout'(dsum). Adds to dweight, dbias (D).
-  virtual void residual_norm_backward(const Tensor& dy, const Tensor& sum, const Tensor& mean,
-                                      const Tensor& rstd, const Tensor& weight,
-                                      const Dropout& dropout, bool accumulate, const Tensor& dsum,
-                                      const Tensor& ddelta, const Tensor& dweight,
-                                      const Tensor& dbias) = 0;
+  // dsum (M, D, residual gradient dtype) = (accumulate ? dsum : 0) + norm's gradient; ddelta
+  // (compute dtype), when given, = dropout'(dsum). Adds to dweight, dbias (D).
+  virtual void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,
+                                      const Tensor& weight, const Dropout& dropout, bool accumulate,
+                                      const Tensor& dsum, const Tensor& ddelta,
+                                      const Tensor& dweight, const Tensor& dbias) = 0;
   // Rotary positions in place on the q and k thirds of qkv (M, 3 * heads * head_dim): row r has
   // position first + r % length; pairs are (i, i + head_dim / 2), frequencies 10000^(-2i /
   // head_dim), angles computed in double. `inverse` turns back (the gradient).

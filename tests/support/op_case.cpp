@@ -45,6 +45,8 @@ DType dtype_of_role(Role role, Backend& backend, DType compute) {
       return compute;
     case Role::residual:
       return backend.residual_dtype(compute);
+    case Role::residual_gradient:
+      return backend.residual_gradient_dtype(compute);
     case Role::master:
       return master_dtype(compute);
     case Role::f64:

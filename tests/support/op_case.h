@@ -17,7 +17,7 @@
 namespace megabyte::test {
 
 // Which element type a tensor has, given the compute dtype (ops/ops.h).
-enum class Role { compute, residual, master, f64, tokens };
+enum class Role { compute, residual, residual_gradient, master, f64, tokens };
 
 enum class Use {
   input,    // random; the operation must leave it as it is

@@ -67,7 +67,7 @@ OpCase embed_case(const EmbedShape& s, int64_t vocab, bool positions, bool backw
   c.run = forward;
   if (!backward) return c;
   c.forward = forward;
-  c.arguments.push_back({"dout", Role::residual, {rows, D}});
+  c.arguments.push_back({"dout", Role::residual_gradient, {rows, D}});
   c.arguments.push_back({"dtable", Role::master, {vocab, s.dim}, adds});
   if (positions)
     c.arguments.push_back({"dpositions", Role::master, {s.length * s.patch + more, s.dim}, adds});
@@ -99,8 +99,9 @@ OpCase place_case(const PlaceShape& s, Role role, bool positions, bool backward)
   c.run = forward;
   if (!backward) return c;
   c.forward = forward;
-  c.arguments.push_back({"dout", Role::residual, {rows, s.dim}});
-  c.arguments.push_back({"din", role, {rows, s.dim}, output});
+  const Role gradient = role == Role::residual ? Role::residual_gradient : role;
+  c.arguments.push_back({"dout", Role::residual_gradient, {rows, s.dim}});
+  c.arguments.push_back({"din", gradient, {rows, s.dim}, output});
   if (positions) c.arguments.push_back({"dpositions", Role::master, {s.length + 1, s.dim}, adds});
   if (s.shift) c.arguments.push_back({"dpad", Role::master, {s.dim}, adds});
   c.run = [s](Backend& b, const Tensors& t) {
@@ -147,7 +148,7 @@ std::vector<OpCase> input_cases() {
                      .arguments = {{"in", Role::residual, in},
                                    {"out", Role::compute, out, derived},
                                    {"dout", Role::compute, out},
-                                   {"din", Role::residual, in, adds}},
+                                   {"din", Role::residual_gradient, in, adds}},
                      .run =
                          [length = length, width = width](Backend& b, const Tensors& t) {
                            b.unfold_backward(t["dout"], length, width, t["din"]);

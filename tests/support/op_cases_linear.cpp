@@ -231,12 +231,12 @@ OpCase norm_forward_case(int64_t M, int64_t D, bool delta, const Dropout& dropou
   if (delta) c.arguments.push_back({"delta", Role::compute, {M, D}});
   if (delta && !in_place) c.arguments.push_back({"sum", Role::residual, {M, D}, output});
   if (stats) {
-    c.arguments.push_back({"mean", Role::master, {M}, output});
+    c.arguments.push_back({"xhat", Role::compute, {M, D}, output});
     c.arguments.push_back({"rstd", Role::master, {M}, output});
   }
   c.run = [=](Backend& b, const Tensors& t) {
     b.residual_norm_forward(t["x"], t["delta"], dropout, t["weight"], t["bias"], 1e-5,
-                            in_place ? t["x"] : t["sum"], t["y"], t["mean"], t["rstd"]);
+                            in_place ? t["x"] : t["sum"], t["y"], t["xhat"], t["rstd"]);
   };
   return c;
 }
@@ -254,10 +254,10 @@ OpCase norm_backward_case(int64_t M, int64_t D, bool delta, const Dropout& dropo
                  {"bias", Role::master, {D}},
                  {"y", Role::compute, {M, D}, derived},
                  {"sum", Role::residual, {M, D}, derived},
-                 {"mean", Role::master, {M}, derived},
+                 {"xhat", Role::compute, {M, D}, derived},
                  {"rstd", Role::master, {M}, derived},
                  {"dy", Role::compute, {M, D}},
-                 {"dsum", Role::residual, {M, D}, accumulate ? changes : output},
+                 {"dsum", Role::residual_gradient, {M, D}, accumulate ? changes : output},
                  {"dweight", Role::master, {D}, adds},
                  {"dbias", Role::master, {D}, adds}};
   if (delta) {
@@ -265,13 +265,13 @@ OpCase norm_backward_case(int64_t M, int64_t D, bool delta, const Dropout& dropo
     c.arguments.push_back({"ddelta", Role::compute, {M, D}, output});
   }
   c.run = [=](Backend& b, const Tensors& t) {
-    b.residual_norm_backward(t["dy"], t["sum"], t["mean"], t["rstd"], t["weight"], dropout,
-                             accumulate, t["dsum"], t["ddelta"], t["dweight"], t["dbias"]);
+    b.residual_norm_backward(t["dy"], t["xhat"], t["rstd"], t["weight"], dropout, accumulate,
+                             t["dsum"], t["ddelta"], t["dweight"], t["dbias"]);
   };
   c.forward = [=](Backend& b, const Tensors& t) {
     if (!t["delta"]) b.convert(t["x"], t["sum"]);
     b.residual_norm_forward(t["x"], t["delta"], dropout, t["weight"], t["bias"], 1e-5, t["sum"],
-                            t["y"], t["mean"], t["rstd"]);
+                            t["y"], t["xhat"], t["rstd"]);
   };
   c.cotangents = {{"y", "dy"}};
   if (accumulate) c.cotangents.push_back({"sum", "dsum"});
@@ -284,7 +284,8 @@ OpCase norm_backward_case(int64_t M, int64_t D, bool delta, const Dropout& dropo
 
 std::vector<OpCase> norm_cases() {
   std::vector<OpCase> cases;
-  for (const auto& [M, D] : {std::pair<int64_t, int64_t>{1, 16}, {5, 33}, {64, 48}, {3, 1000}}) {
+  for (const auto& [M, D] :
+       {std::pair<int64_t, int64_t>{1, 16}, {5, 33}, {64, 48}, {3, 1000}, {2300, 8}}) {
     for (const bool stats : {false, true}) {
       cases.push_back(norm_forward_case(M, D, false, {}, stats, false));
       cases.push_back(norm_forward_case(M, D, true, {}, stats, false));

@@ -39,6 +39,7 @@ class CpuBackend final : public Backend {
     return compute == DType::f32 || (compute == DType::bf16 && bf16_products_);
   }
   DType residual_dtype(DType) const override { return DType::f32; }
+  DType residual_gradient_dtype(DType) const override { return DType::f32; }
 
   size_t peak_memory() const override { return peak_host_memory(); }
   size_t workspace() const override { return 0; }
@@ -157,18 +158,18 @@ class CpuBackend final : public Backend {
 
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
-                             const Tensor& sum, const Tensor& y, const Tensor& mean,
+                             const Tensor& sum, const Tensor& y, const Tensor& xhat,
                              const Tensor& rstd) override {
     check(x.size() == y.size() && (!delta || delta.size() == y.size()), "norm: sizes differ");
-    cpu::residual_norm_forward(threads_, x, delta, dropout, weight, bias, eps, sum, y, mean, rstd);
+    cpu::residual_norm_forward(threads_, x, delta, dropout, weight, bias, eps, sum, y, xhat, rstd);
   }
-  void residual_norm_backward(const Tensor& dy, const Tensor& sum, const Tensor& mean,
-                              const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
-                              bool accumulate, const Tensor& dsum, const Tensor& ddelta,
-                              const Tensor& dweight, const Tensor& dbias) override {
-    check(sum.size() == dy.size() && dsum.size() == dy.size(), "norm: sizes of gradients differ");
-    cpu::residual_norm_backward(threads_, dy, sum, mean, rstd, weight, dropout, accumulate, dsum,
-                                ddelta, dweight, dbias);
+  void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,
+                              const Tensor& weight, const Dropout& dropout, bool accumulate,
+                              const Tensor& dsum, const Tensor& ddelta, const Tensor& dweight,
+                              const Tensor& dbias) override {
+    check(xhat.size() == dy.size() && dsum.size() == dy.size(), "norm: sizes of gradients differ");
+    cpu::residual_norm_backward(threads_, dy, xhat, rstd, weight, dropout, accumulate, dsum, ddelta,
+                                dweight, dbias);
   }
   void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
               bool inverse) override {

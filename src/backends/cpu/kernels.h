@@ -35,12 +35,12 @@ void unfold_backward(Threads& threads, const Tensor& dout, int64_t length, int64
 // norm.cpp
 void residual_norm_forward(Threads& threads, const Tensor& x, const Tensor& delta,
                            const Dropout& dropout, const Tensor& weight, const Tensor& bias,
-                           double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                           double eps, const Tensor& sum, const Tensor& y, const Tensor& xhat,
                            const Tensor& rstd);
-void residual_norm_backward(Threads& threads, const Tensor& dy, const Tensor& sum,
-                            const Tensor& mean, const Tensor& rstd, const Tensor& weight,
-                            const Dropout& dropout, bool accumulate, const Tensor& dsum,
-                            const Tensor& ddelta, const Tensor& dweight, const Tensor& dbias);
+void residual_norm_backward(Threads& threads, const Tensor& dy, const Tensor& xhat,
+                            const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
+                            bool accumulate, const Tensor& dsum, const Tensor& ddelta,
+                            const Tensor& dweight, const Tensor& dbias);
 
 // rotary.cpp: cosines and sines (positions, head_dim / 2) of the positions asked for.
 void rotate(Threads& threads, const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length,

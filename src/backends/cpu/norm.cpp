@@ -28,7 +28,7 @@ void DropoutFactors(const Dropout& dropout, int64_t first, int64_t n, float* fac
 template <class T>
 HWY_INLINE void ForwardRow(const float* x, const T* delta, const float* factors,
                            const float* weight, const float* bias, float eps, float* sum, T* y,
-                           int64_t dim, float* mean_out, float* rstd_out) {
+                           T* xhat, int64_t dim, float* rstd_out) {
   V total = zero();
   if (delta != nullptr) {
     for_lanes(dim, [&](int64_t i, auto lanes) HWY_ATTR {
@@ -55,53 +55,53 @@ HWY_INLINE void ForwardRow(const float* x, const T* delta, const float* factors,
   for_lanes(dim, [&](int64_t i, auto lanes) HWY_ATTR {
     const V normed = hn::Mul(hn::Sub(load(s + i, lanes), middle), scale);
     store(hn::MulAdd(normed, load(weight + i, lanes), load(bias + i, lanes)), y + i, lanes);
+    if (xhat != nullptr) store(normed, xhat + i, lanes);
   });
-  *mean_out = mean;
   *rstd_out = rstd;
 }
 
 void ResidualNormForward(Threads& threads, const Tensor& x, const Tensor& delta,
                          const Dropout& dropout, const Tensor& weight, const Tensor& bias,
-                         double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                         double eps, const Tensor& sum, const Tensor& y, const Tensor& xhat,
                          const Tensor& rstd) {
   const int64_t rows = y.shape[0], dim = y.shape[1];
   const float* in = x.as<float>();
   const float* w = weight.as<float>();
   const float* b = bias.as<float>();
   float* out = delta ? sum.as<float>() : nullptr;
-  float* means = mean ? mean.as<float>() : nullptr;
   float* rstds = rstd ? rstd.as<float>() : nullptr;
   with_type(y.dtype, [&](auto type) HWY_ATTR {
     using T = decltype(type);
     const T* branch = delta ? delta.as<T>() : nullptr;
-    T* normed = y.as<T>();
+    T* to = y.as<T>();
+    T* normed = xhat ? xhat.as<T>() : nullptr;
     const bool drops = branch != nullptr && dropout.rate > 0;
-    threads.parallel(
-        rows, std::max<int64_t>(1, kGrain / dim), [&](int64_t begin, int64_t end, int t) HWY_ATTR {
-          float* factors = drops ? threads.scratch<float>(t, dim) : nullptr;
-          for (int64_t r = begin; r < end; ++r) {
-            if (drops) DropoutFactors(dropout, r * dim, dim, factors);
-            float row_mean, row_rstd;
-            ForwardRow(in + r * dim, branch != nullptr ? branch + r * dim : nullptr, factors, w, b,
-                       static_cast<float>(eps), out != nullptr ? out + r * dim : nullptr,
-                       normed + r * dim, dim, &row_mean, &row_rstd);
-            if (means != nullptr) means[r] = row_mean;
-            if (rstds != nullptr) rstds[r] = row_rstd;
-          }
-        });
+    threads.parallel(rows, std::max<int64_t>(1, kGrain / dim),
+                     [&](int64_t begin, int64_t end, int t) HWY_ATTR {
+                       float* factors = drops ? threads.scratch<float>(t, dim) : nullptr;
+                       for (int64_t r = begin; r < end; ++r) {
+                         if (drops) DropoutFactors(dropout, r * dim, dim, factors);
+                         float row_rstd;
+                         ForwardRow(in + r * dim, branch != nullptr ? branch + r * dim : nullptr,
+                                    factors, w, b, static_cast<float>(eps),
+                                    out != nullptr ? out + r * dim : nullptr, to + r * dim,
+                                    normed != nullptr ? normed + r * dim : nullptr, dim, &row_rstd);
+                         if (rstds != nullptr) rstds[r] = row_rstd;
+                       }
+                     });
   });
 }
 
-// With g = dy * weight and n = (sum - mean) * rstd: d(sum) = rstd * (g - mean(g) - n * mean(g n)).
+// With g = dy * weight and n = xhat: d(sum) = rstd * (g - mean(g) - n * mean(g n)).
 template <class T>
-HWY_INLINE void BackwardRow(const T* dy, const float* sum, float mean, float rstd,
-                            const float* weight, const float* factors, bool accumulate, float* dsum,
-                            T* ddelta, float* dweight, float* dbias, int64_t dim) {
-  const V middle = set(mean), scale = set(rstd);
+HWY_INLINE void BackwardRow(const T* dy, const T* xhat, float rstd, const float* weight,
+                            const float* factors, bool accumulate, float* dsum, T* ddelta,
+                            float* dweight, float* dbias, int64_t dim) {
+  const V scale = set(rstd);
   V total_g = zero(), total_gn = zero();
   for_lanes(dim, [&](int64_t i, auto lanes) HWY_ATTR {
     const V d = load(dy + i, lanes);
-    const V n = hn::Mul(hn::Sub(load(sum + i, lanes), middle), scale);
+    const V n = load(xhat + i, lanes);
     const V dn = hn::Mul(d, n);
     const V w = load(weight + i, lanes);
     store(hn::Add(load(dweight + i, lanes), dn), dweight + i, lanes);
@@ -112,7 +112,7 @@ HWY_INLINE void BackwardRow(const T* dy, const float* sum, float mean, float rst
   const V mean_g = set(sum_of(total_g) / static_cast<float>(dim));
   const V mean_gn = set(sum_of(total_gn) / static_cast<float>(dim));
   for_lanes(dim, [&](int64_t i, auto lanes) HWY_ATTR {
-    const V n = hn::Mul(hn::Sub(load(sum + i, lanes), middle), scale);
+    const V n = load(xhat + i, lanes);
     const V g = hn::Mul(load(dy + i, lanes), load(weight + i, lanes));
     V d = hn::Mul(hn::NegMulAdd(n, mean_gn, hn::Sub(g, mean_g)), scale);
     if (accumulate) d = hn::Add(d, load(dsum + i, lanes));
@@ -122,13 +122,11 @@ HWY_INLINE void BackwardRow(const T* dy, const float* sum, float mean, float rst
   });
 }
 
-void ResidualNormBackward(Threads& threads, const Tensor& dy, const Tensor& sum, const Tensor& mean,
+void ResidualNormBackward(Threads& threads, const Tensor& dy, const Tensor& xhat,
                           const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
                           bool accumulate, const Tensor& dsum, const Tensor& ddelta,
                           const Tensor& dweight, const Tensor& dbias) {
   const int64_t rows = dy.shape[0], dim = dy.shape[1];
-  const float* s = sum.as<float>();
-  const float* means = mean.as<float>();
   const float* rstds = rstd.as<float>();
   const float* w = weight.as<float>();
   float* ds = dsum.as<float>();
@@ -137,6 +135,7 @@ void ResidualNormBackward(Threads& threads, const Tensor& dy, const Tensor& sum,
   with_type(dy.dtype, [&](auto type) HWY_ATTR {
     using T = decltype(type);
     const T* g = dy.as<T>();
+    const T* normed = xhat.as<T>();
     T* dd = ddelta ? ddelta.as<T>() : nullptr;
     const bool drops = dd != nullptr && dropout.rate > 0;
     const int pieces = threads.parallel(
@@ -146,7 +145,7 @@ void ResidualNormBackward(Threads& threads, const Tensor& dy, const Tensor& sum,
           float* factors = drops ? mine + 2 * dim : nullptr;
           for (int64_t r = begin; r < end; ++r) {
             if (drops) DropoutFactors(dropout, r * dim, dim, factors);
-            BackwardRow(g + r * dim, s + r * dim, means[r], rstds[r], w, factors, accumulate,
+            BackwardRow(g + r * dim, normed + r * dim, rstds[r], w, factors, accumulate,
                         ds + r * dim, dd != nullptr ? dd + r * dim : nullptr, mine, mine + dim,
                         dim);
           }
@@ -173,17 +172,17 @@ HWY_EXPORT(ResidualNormBackward);
 
 void residual_norm_forward(Threads& threads, const Tensor& x, const Tensor& delta,
                            const Dropout& dropout, const Tensor& weight, const Tensor& bias,
-                           double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                           double eps, const Tensor& sum, const Tensor& y, const Tensor& xhat,
                            const Tensor& rstd) {
   HWY_DYNAMIC_DISPATCH(ResidualNormForward)
-  (threads, x, delta, dropout, weight, bias, eps, sum, y, mean, rstd);
+  (threads, x, delta, dropout, weight, bias, eps, sum, y, xhat, rstd);
 }
-void residual_norm_backward(Threads& threads, const Tensor& dy, const Tensor& sum,
-                            const Tensor& mean, const Tensor& rstd, const Tensor& weight,
-                            const Dropout& dropout, bool accumulate, const Tensor& dsum,
-                            const Tensor& ddelta, const Tensor& dweight, const Tensor& dbias) {
+void residual_norm_backward(Threads& threads, const Tensor& dy, const Tensor& xhat,
+                            const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
+                            bool accumulate, const Tensor& dsum, const Tensor& ddelta,
+                            const Tensor& dweight, const Tensor& dbias) {
   HWY_DYNAMIC_DISPATCH(ResidualNormBackward)
-  (threads, dy, sum, mean, rstd, weight, dropout, accumulate, dsum, ddelta, dweight, dbias);
+  (threads, dy, xhat, rstd, weight, dropout, accumulate, dsum, ddelta, dweight, dbias);
 }
 
 }  // namespace megabyte::cpu

@@ -41,7 +41,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Recording> record(const std::function<void()>& work) override {
     return context_.record(work);
   }
+  // In bf16 the stream itself would take logits beyond their tolerance; its gradient may.
   DType residual_dtype(DType) const override { return DType::f32; }
+  DType residual_gradient_dtype(DType compute) const override { return compute; }
 
   size_t peak_memory() const override { return cuda::peak_device_memory(); }
   size_t workspace() const override { return Products::kWorkspace; }
@@ -162,17 +164,17 @@ class CudaBackend final : public Backend {
 
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
-                             const Tensor& sum, const Tensor& y, const Tensor& mean,
+                             const Tensor& sum, const Tensor& y, const Tensor& xhat,
                              const Tensor& rstd) override {
     check(x.size() == y.size() && (!delta || delta.size() == y.size()), "norm: sizes differ");
-    cuda::residual_norm_forward(context_, x, delta, dropout, weight, bias, eps, sum, y, mean, rstd);
+    cuda::residual_norm_forward(context_, x, delta, dropout, weight, bias, eps, sum, y, xhat, rstd);
   }
-  void residual_norm_backward(const Tensor& dy, const Tensor& sum, const Tensor& mean,
-                              const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
-                              bool accumulate, const Tensor& dsum, const Tensor& ddelta,
-                              const Tensor& dweight, const Tensor& dbias) override {
-    check(sum.size() == dy.size() && dsum.size() == dy.size(), "norm: sizes of gradients differ");
-    cuda::residual_norm_backward(context_, dy, sum, mean, rstd, weight, dropout, accumulate, dsum,
+  void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,
+                              const Tensor& weight, const Dropout& dropout, bool accumulate,
+                              const Tensor& dsum, const Tensor& ddelta, const Tensor& dweight,
+                              const Tensor& dbias) override {
+    check(xhat.size() == dy.size() && dsum.size() == dy.size(), "norm: sizes of gradients differ");
+    cuda::residual_norm_backward(context_, dy, xhat, rstd, weight, dropout, accumulate, dsum,
                                  ddelta, dweight, dbias);
   }
   void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,

@@ -80,9 +80,9 @@ void forward(Context& context, const F& f, const P* positions, int64_t elements,
 }
 
 // din[i] = dout[i + 1 where shifted], 0 behind the last.
-template <int N, class I>
+template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
-    place_backward_kernel(const Placed shape, const float* dout, I* din, int64_t elements) {
+    place_backward_kernel(const Placed shape, const T* dout, T* din, int64_t elements) {
   const int64_t at = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
   if (at >= elements) return;
   const int64_t i = at / shape.dim % shape.length, to = shape.shift ? i + 1 : i;
@@ -111,15 +111,17 @@ constexpr int kTableWarps = 4;
 constexpr int kTableRows = 256;  // symbols of a slice
 constexpr int kAhead = 32;       // tokens whose gradients are loaded before they are added
 
+template <class T>
 struct EmbedBackward {
   Placed shape;
   const uint16_t* tokens;
-  const float* dout;
+  const T* dout;
   int64_t patch, width, vocab, count, each;  // count tokens, of which a piece has `each`
   float* partial;                            // (pieces, vocab, width)
 };
 
-__global__ void __launch_bounds__(32 * kTableWarps) table_kernel(const EmbedBackward a) {
+template <class T>
+__global__ void __launch_bounds__(32 * kTableWarps) table_kernel(const EmbedBackward<T> a) {
   extern __shared__ float tables[];  // (warps, symbols, 32)
   const int lane = threadIdx.x, warp = threadIdx.y;
   float* table = tables + warp * kTableRows * 32;
@@ -144,7 +146,7 @@ __global__ void __launch_bounds__(32 * kTableWarps) table_kernel(const EmbedBack
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       const int64_t from = __shfl_sync(~0u, offset, k);
-      g[k] = __shfl_sync(~0u, symbol, k) >= 0 && active ? a.dout[from + column] : 0;
+      g[k] = __shfl_sync(~0u, symbol, k) >= 0 && active ? to_float(a.dout[from + column]) : 0;
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
@@ -157,12 +159,13 @@ __global__ void __launch_bounds__(32 * kTableWarps) table_kernel(const EmbedBack
   for (int v = 0; v < symbols; ++v) out[v * a.width] = table[v * 32 + lane];
 }
 
+template <class T>
 void add_table_gradient(Context& context, const EmbedShape& shape, const Tensor& tokens,
                         const Tensor& dout, const Tensor& dtable) {
-  EmbedBackward a{};
+  EmbedBackward<T> a{};
   a.shape = {shape.length, shape.patch * shape.dim, shape.shift};
   a.tokens = device<uint16_t>(tokens);
-  a.dout = device<float>(dout);
+  a.dout = device<T>(dout);
   a.patch = shape.patch;
   a.width = shape.dim;
   a.vocab = dtable.size() / shape.dim;
@@ -175,10 +178,10 @@ void add_table_gradient(Context& context, const EmbedShape& shape, const Tensor&
   a.partial = context.scratch_of<float>(pieces * dtable.size());
   constexpr int kShared = kTableWarps * kTableRows * 32 * static_cast<int>(sizeof(float));
   check_cuda(
-      cudaFuncSetAttribute(table_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+      cudaFuncSetAttribute(table_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
       "embed backward");
-  table_kernel<<<dim3(grid_of(across), grid_of(slices), grid_of(pieces)), dim3(32, kTableWarps),
-                 kShared, context.stream()>>>(a);
+  table_kernel<T><<<dim3(grid_of(across), grid_of(slices), grid_of(pieces)), dim3(32, kTableWarps),
+                    kShared, context.stream()>>>(a);
   check_launch("embed backward");
   add_partial_sums(context, a.partial, pieces, dtable.size(), device<float>(dtable));
 }
@@ -198,17 +201,17 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    unfold_backward_kernel(const T* dout, int64_t length, int64_t channels, int64_t width,
-                           float* din, int64_t elements) {
+    unfold_backward_kernel(const T* dout, int64_t length, int64_t channels, int64_t width, T* din,
+                           int64_t elements) {
   const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (at >= elements) return;
   const int64_t c = at % channels, row = at / channels, ahead = length - row % length;
-  float sum = din[at];
+  float sum = to_float(din[at]);
   for (int64_t k = 0; k < width; ++k) {
     const int64_t later = width - 1 - k;  // the window of row + later holds this row as its k-th
     if (later < ahead) sum += to_float(dout[((row + later) * channels + c) * width + k]);
   }
-  din[at] = sum;
+  din[at] = from_float<T>(sum);
 }
 
 }  // namespace
@@ -235,7 +238,9 @@ void embed_forward(Context& context, const EmbedShape& shape, const Tensor& toke
 void embed_backward(Context& context, const EmbedShape& shape, const Tensor& tokens,
                     const Tensor& dout, const Tensor& dtable, const Tensor& dpositions,
                     const Tensor& dpad) {
-  add_table_gradient(context, shape, tokens, dout, dtable);
+  with_float(dout.dtype, [&](auto zero) {
+    add_table_gradient<decltype(zero)>(context, shape, tokens, dout, dtable);
+  });
   add_shared_gradients(context, {shape.length, shape.patch * shape.dim, shape.shift},
                        shape.sequences, dout, dpositions, dpad);
 }
@@ -264,10 +269,10 @@ void place_forward(Context& context, const PlaceShape& shape, const Tensor& in,
 void place_backward(Context& context, const PlaceShape& shape, const Tensor& dout,
                     const Tensor& din, const Tensor& dpositions, const Tensor& dpad) {
   const Placed placed{shape.length, shape.dim, shape.shift};
-  const float* from = device<float>(dout);
   with_float(din.dtype, [&](auto zero) {
-    using I = decltype(zero);
-    I* to = device<I>(din);
+    using T = decltype(zero);
+    const T* from = device<T>(dout);
+    T* to = device<T>(din);
     const int64_t n = din.size();
     if (shape.dim % 4 == 0 && aligned16(from, to))
       place_backward_kernel<4>
@@ -296,7 +301,7 @@ void unfold_backward(Context& context, const Tensor& dout, int64_t length, int64
     using T = decltype(zero);
     unfold_backward_kernel<T>
         <<<grid_of(ceil_div(din.size(), kThreads)), kThreads, 0, context.stream()>>>(
-            device<T>(dout), length, din.shape[1], width, device<float>(din), din.size());
+            device<T>(dout), length, din.shape[1], width, device<T>(din), din.size());
     check_launch("unfold backward");
   });
 }

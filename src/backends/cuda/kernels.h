@@ -42,12 +42,12 @@ void unfold_backward(Context& context, const Tensor& dout, int64_t length, int64
 // norm.cu
 void residual_norm_forward(Context& context, const Tensor& x, const Tensor& delta,
                            const Dropout& dropout, const Tensor& weight, const Tensor& bias,
-                           double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                           double eps, const Tensor& sum, const Tensor& y, const Tensor& xhat,
                            const Tensor& rstd);
-void residual_norm_backward(Context& context, const Tensor& dy, const Tensor& sum,
-                            const Tensor& mean, const Tensor& rstd, const Tensor& weight,
-                            const Dropout& dropout, bool accumulate, const Tensor& dsum,
-                            const Tensor& ddelta, const Tensor& dweight, const Tensor& dbias);
+void residual_norm_backward(Context& context, const Tensor& dy, const Tensor& xhat,
+                            const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
+                            bool accumulate, const Tensor& dsum, const Tensor& ddelta,
+                            const Tensor& dweight, const Tensor& dbias);
 
 // rotary.cu; turns (positions, head_dim / 2) holds cosine and sine of each angle.
 void fill_rotary_table(Context& context, int64_t positions, int64_t head_dim, float2* turns);

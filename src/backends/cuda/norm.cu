@@ -35,22 +35,24 @@ __device__ float row_sum(float x, int group_warps) {
   return row_sums(make_float2(x, 0), group_warps).x;
 }
 
-template <class R, class T>
+template <class T>
 struct Forward {
   int64_t rows;
   int dim, group;  // threads of a row
-  const R* x;
+  const float* x;
   const T* delta;
   DropoutMask mask;
   const float *weight, *bias;
   float eps;
-  R* sum;
-  T* y;
-  float *mean, *rstd;
+  float* sum;
+  T *y, *xhat;
+  float* rstd;
 };
 
-template <int V, int kPacks, class R, class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const Forward<R, T> a) {
+// Rows of vectors are held in few enough registers for four blocks a multiprocessor.
+template <int V, int kPacks, class T>
+__global__ void __launch_bounds__(kThreads, V > 1 && kPacks * V <= 32 ? 4 : 1)
+    forward_kernel(const Forward<T> a) {
   const int64_t row = int64_t{blockIdx.x} * (kThreads / a.group) + threadIdx.x / a.group;
   const int t = threadIdx.x % a.group, group_warps = a.group / 32;
   const bool active = row < a.rows;
@@ -90,32 +92,32 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Forward<R, T> a
     if (c >= a.dim) continue;
     const Floats<V> w = load<V>(a.weight + c), b = load<V>(a.bias + c);
 #pragma unroll
-    for (int j = 0; j < V; ++j) x[p][j] = (x[p][j] - mean) * rstd * w[j] + b[j];
+    for (int j = 0; j < V; ++j) x[p][j] = (x[p][j] - mean) * rstd;
+    if (a.xhat != nullptr) store<V>(a.xhat + start + c, x[p]);
+#pragma unroll
+    for (int j = 0; j < V; ++j) x[p][j] = x[p][j] * w[j] + b[j];
     store<V>(a.y + start + c, x[p]);
   }
-  if (t != 0 || a.mean == nullptr) return;
-  a.mean[row] = mean;
-  a.rstd[row] = rstd;
+  if (t == 0 && a.rstd != nullptr) a.rstd[row] = rstd;
 }
 
-template <class R, class T>
+template <class T>
 struct Backward {
   int64_t rows;
   int dim, group;
-  const T* dy;
-  const R* sum;
-  const float *mean, *rstd, *weight;
+  const T *dy, *xhat;
+  const float *rstd, *weight;
   DropoutMask mask;
   bool accumulate;
-  R* dsum;
+  T* dsum;
   T* ddelta;
   float *dweight, *dbias;  // (blocks, dim): each block's part
 };
 
 // Each block takes rows blockIdx, blockIdx + gridDim, ... and sums the parameters' gradients of
 // those in registers.
-template <int V, int kPacks, class R, class T>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T> a) {
+template <int V, int kPacks, class T>
+__global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<T> a) {
   extern __shared__ float shared[];  // (2, dim) where several rows share a block
   const int groups = kThreads / a.group, mine = threadIdx.x / a.group;
   const int t = threadIdx.x % a.group, group_warps = a.group / 32;
@@ -128,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T>
     const int64_t row = first + mine;
     const bool active = row < a.rows;
     const int64_t start = row * a.dim;
-    const float mean = active ? a.mean[row] : 0, rstd = active ? a.rstd[row] : 0;
+    const float rstd = active ? a.rstd[row] : 0;
     Floats<V> normed[kPacks], dnormed[kPacks], total[kPacks];
     float2 sums = make_float2(0, 0);  // of dnormed, and of dnormed * normed
 #pragma unroll
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T>
       const int c = (p * a.group + t) * V;
       normed[p] = dnormed[p] = total[p] = Floats<V>{};
       if (!active || c >= a.dim) continue;
-      normed[p] = load<V>(a.sum + start + c);
+      normed[p] = load<V>(a.xhat + start + c);
       dnormed[p] = load<V>(a.dy + start + c);
       if (a.accumulate) total[p] = load<V>(a.dsum + start + c);
     }
@@ -147,7 +149,6 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T>
       const Floats<V> w = load<V>(a.weight + c);
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        normed[p][j] = (normed[p][j] - mean) * rstd;
         dweight[p][j] += dnormed[p][j] * normed[p][j];
         dbias[p][j] += dnormed[p][j];
         dnormed[p][j] *= w[j];
@@ -202,54 +203,55 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Backward<R, T>
   }
 }
 
-// Calls f with V, the number of packs (both compile-time constants) and the threads that share a
-// row, as few as a row of `dim` elements in at most kMost packs each needs.
-template <int kMost, class F>
+// Calls f with V (kVector or 1), the number of packs (both compile-time constants) and the threads
+// that share a row, as few as a row of `dim` elements needs when a thread takes at most kMost.
+template <int kVector, int kMost, class F>
 void with_packs(int64_t dim, bool vectors, F&& f) {
-  const auto of = [&](auto V, auto packs) {
+  const auto of = [&](auto V, auto elements) {
+    constexpr int packs = decltype(elements)::value / decltype(V)::value;
     int group = 32;
-    while (group < kThreads && int64_t{group} * V * packs < dim) group *= 2;
-    check(int64_t{group} * V * packs >= dim, "norm: a row is too wide");
-    f(V, packs, group);
-  };
-  const auto wide = [&](auto V) {
-    check(int64_t{kThreads} * V * 32 >= dim, "norm: a row is too wide");
-    f(V, std::integral_constant<int, 32>{}, kThreads);
+    while (group < kThreads && int64_t{group} * elements < dim) group *= 2;
+    check(int64_t{group} * elements >= dim, "norm: a row is too wide");
+    f(V, std::integral_constant<int, packs>{}, group);
   };
   constexpr std::integral_constant<int, 1> one{};
-  constexpr std::integral_constant<int, 4> four{};
-  if (!vectors) return dim <= 4 * kThreads ? of(one, four) : wide(one);
-  if (dim <= 128) return of(four, one);
-  if (dim <= 256) return of(four, std::integral_constant<int, 2>{});
-  if (dim <= 512) return of(four, four);
-  if (dim <= int64_t{kMost} * kThreads * 4) return of(four, std::integral_constant<int, kMost>{});
-  wide(four);
+  constexpr std::integral_constant<int, kVector> vector{};
+  if (!vectors) {
+    if (dim <= 4 * kThreads) return of(one, std::integral_constant<int, 4>{});
+    return of(one, std::integral_constant<int, 32>{});
+  }
+  if (dim <= 128) return of(vector, vector);
+  if (dim <= 256) return of(vector, std::integral_constant<int, 8>{});
+  if (dim <= 512) return of(vector, std::integral_constant<int, 16>{});
+  if (dim <= kMost * kThreads) return of(vector, std::integral_constant<int, kMost>{});
+  of(vector, std::integral_constant<int, 128>{});
 }
 
 }  // namespace
 
 void residual_norm_forward(Context& context, const Tensor& x, const Tensor& delta,
                            const Dropout& dropout, const Tensor& weight, const Tensor& bias,
-                           double eps, const Tensor& sum, const Tensor& y, const Tensor& mean,
+                           double eps, const Tensor& sum, const Tensor& y, const Tensor& xhat,
                            const Tensor& rstd) {
   const int64_t rows = x.shape[0], dim = x.shape[1];
   with_float(y.dtype, [&](auto zero) {
     using T = decltype(zero);
-    Forward<float, T> a{rows,
-                        static_cast<int>(dim),
-                        0,
-                        device<float>(x),
-                        device<T>(delta),
-                        DropoutMask(dropout),
-                        device<float>(weight),
-                        device<float>(bias),
-                        static_cast<float>(eps),
-                        device<float>(sum),
-                        device<T>(y),
-                        device<float>(mean),
-                        device<float>(rstd)};
-    const bool vectors = dim % 4 == 0 && aligned16(a.x, a.delta, a.weight, a.bias, a.sum, a.y);
-    with_packs<8>(dim, vectors, [&](auto V, auto packs, int group) {
+    Forward<T> a{rows,
+                 static_cast<int>(dim),
+                 0,
+                 device<float>(x),
+                 device<T>(delta),
+                 DropoutMask(dropout),
+                 device<float>(weight),
+                 device<float>(bias),
+                 static_cast<float>(eps),
+                 device<float>(sum),
+                 device<T>(y),
+                 device<T>(xhat),
+                 device<float>(rstd)};
+    const bool vectors =
+        dim % 4 == 0 && aligned16(a.x, a.delta, a.weight, a.bias, a.sum, a.y, a.xhat);
+    with_packs<4, 32>(dim, vectors, [&](auto V, auto packs, int group) {
       a.group = group;
       forward_kernel<decltype(V)::value, decltype(packs)::value>
           <<<grid_of(ceil_div(rows, kThreads / group)), kThreads, 0, context.stream()>>>(a);
@@ -258,29 +260,29 @@ void residual_norm_forward(Context& context, const Tensor& x, const Tensor& delt
   });
 }
 
-void residual_norm_backward(Context& context, const Tensor& dy, const Tensor& sum,
-                            const Tensor& mean, const Tensor& rstd, const Tensor& weight,
-                            const Dropout& dropout, bool accumulate, const Tensor& dsum,
-                            const Tensor& ddelta, const Tensor& dweight, const Tensor& dbias) {
-  const int64_t rows = sum.shape[0], dim = sum.shape[1];
+void residual_norm_backward(Context& context, const Tensor& dy, const Tensor& xhat,
+                            const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
+                            bool accumulate, const Tensor& dsum, const Tensor& ddelta,
+                            const Tensor& dweight, const Tensor& dbias) {
+  const int64_t rows = xhat.shape[0], dim = xhat.shape[1];
   with_float(dy.dtype, [&](auto zero) {
     using T = decltype(zero);
-    Backward<float, T> a{rows,
-                         static_cast<int>(dim),
-                         0,
-                         device<T>(dy),
-                         device<float>(sum),
-                         device<float>(mean),
-                         device<float>(rstd),
-                         device<float>(weight),
-                         DropoutMask(dropout),
-                         accumulate,
-                         device<float>(dsum),
-                         device<T>(ddelta),
-                         nullptr,
-                         nullptr};
-    const bool vectors = dim % 4 == 0 && aligned16(a.dy, a.sum, a.weight, a.dsum, a.ddelta);
-    with_packs<4>(dim, vectors, [&](auto V, auto packs, int group) {
+    Backward<T> a{rows,
+                  static_cast<int>(dim),
+                  0,
+                  device<T>(dy),
+                  device<T>(xhat),
+                  device<float>(rstd),
+                  device<float>(weight),
+                  DropoutMask(dropout),
+                  accumulate,
+                  device<T>(dsum),
+                  device<T>(ddelta),
+                  nullptr,
+                  nullptr};
+    constexpr int kVector = 16 / sizeof(T);  // what one access moves
+    const bool vectors = dim % kVector == 0 && aligned16(a.dy, a.xhat, a.weight, a.dsum, a.ddelta);
+    with_packs<kVector, 16>(dim, vectors, [&](auto V, auto packs, int group) {
       a.group = group;
       const int64_t groups = kThreads / group;
       const int64_t blocks =

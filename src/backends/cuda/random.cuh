@@ -41,17 +41,21 @@ struct DropoutMask {
   explicit DropoutMask(const Dropout& d)
       : rate(d.rate), kept(1 / (1 - d.rate)), seed(d.seed), stream(d.stream) {}
 
-  // x[0..N) times the factors of elements [i, i + N), i a multiple of N; N is 1 or 4.
+  // x[0..N) times the factors of elements [i, i + N), i a multiple of N; N is 1 or of fours.
   template <int N>
   __device__ void apply(float* x, int64_t i) const {
     if (rate == 0) return;
-    const uint4 words = philox(seed, stream, static_cast<uint64_t>(i) / 4);
-    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
-    if constexpr (N == 4) {
+    if constexpr (N % 4 == 0) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) x[j] = uniform(word[j]) < rate ? 0 : x[j] * kept;
+      for (int k = 0; k < N; k += 4) {
+        const uint4 words = philox(seed, stream, static_cast<uint64_t>(i + k) / 4);
+        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) x[k + j] = uniform(word[j]) < rate ? 0 : x[k + j] * kept;
+      }
     } else {
       static_assert(N == 1);
+      const uint4 words = philox(seed, stream, static_cast<uint64_t>(i) / 4);
       const int j = static_cast<int>(i % 4);
       const uint32_t mine = j < 2 ? (j == 0 ? words.x : words.y) : (j == 2 ? words.z : words.w);
       x[0] = uniform(mine) < rate ? 0 : x[0] * kept;

@@ -17,6 +17,7 @@ class ReferenceBackend : public Backend {
   }
   bool fast(DType compute) const override { return compute == DType::f32; }
   DType residual_dtype(DType compute) const override { return compute; }
+  DType residual_gradient_dtype(DType compute) const override { return compute; }
 
   // memory.cpp
   size_t peak_memory() const override { return peak_host_memory(); }
@@ -57,12 +58,12 @@ class ReferenceBackend : public Backend {
   // norm.cpp
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
-                             const Tensor& sum, const Tensor& y, const Tensor& mean,
+                             const Tensor& sum, const Tensor& y, const Tensor& xhat,
                              const Tensor& rstd) override;
-  void residual_norm_backward(const Tensor& dy, const Tensor& sum, const Tensor& mean,
-                              const Tensor& rstd, const Tensor& weight, const Dropout& dropout,
-                              bool accumulate, const Tensor& dsum, const Tensor& ddelta,
-                              const Tensor& dweight, const Tensor& dbias) override;
+  void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,
+                              const Tensor& weight, const Dropout& dropout, bool accumulate,
+                              const Tensor& dsum, const Tensor& ddelta, const Tensor& dweight,
+                              const Tensor& dbias) override;
 
   // attention.cpp
   void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,

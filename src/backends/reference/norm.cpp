@@ -10,7 +10,7 @@ namespace megabyte::reference {
 void ReferenceBackend::residual_norm_forward(const Tensor& x, const Tensor& delta,
                                              const Dropout& dropout, const Tensor& weight,
                                              const Tensor& bias, double eps, const Tensor& sum,
-                                             const Tensor& y, const Tensor& mean,
+                                             const Tensor& y, const Tensor& xhat,
                                              const Tensor& rstd) {
   check(x.shape.rank() == 2, "norm: x (M, D)");
   with_type(x.dtype, [&](auto zero) {
@@ -19,7 +19,7 @@ void ReferenceBackend::residual_norm_forward(const Tensor& x, const Tensor& delt
     const T* w = elements<T>(weight, D, "norm: weight");
     const T* b = elements<T>(bias, D, "norm: bias");
     T* Y = elements<T>(y, M * D, "norm: y");
-    T* means = optional_elements<T>(mean, M, "norm: mean");
+    T* normed = optional_elements<T>(xhat, M * D, "norm: xhat");
     T* rstds = optional_elements<T>(rstd, M, "norm: rstd");
     const T* X = elements<T>(x, M * D, "norm: x");
     if (delta) {
@@ -35,26 +35,26 @@ void ReferenceBackend::residual_norm_forward(const Tensor& x, const Tensor& delt
       mu /= static_cast<double>(D);
       for (int64_t c = 0; c < D; ++c) variance += (X[c] - mu) * (X[c] - mu);
       const double scale = 1 / std::sqrt(variance / static_cast<double>(D) + eps);
-      for (int64_t c = 0; c < D; ++c) Y[c] = static_cast<T>((X[c] - mu) * scale * w[c] + b[c]);
-      if (means != nullptr) means[r] = static_cast<T>(mu);
+      for (int64_t c = 0; c < D; ++c) {
+        Y[c] = static_cast<T>((X[c] - mu) * scale * w[c] + b[c]);
+        if (normed != nullptr) normed[r * D + c] = static_cast<T>((X[c] - mu) * scale);
+      }
       if (rstds != nullptr) rstds[r] = static_cast<T>(scale);
     }
   });
 }
 
-void ReferenceBackend::residual_norm_backward(const Tensor& dy, const Tensor& sum,
-                                              const Tensor& mean, const Tensor& rstd,
-                                              const Tensor& weight, const Dropout& dropout,
-                                              bool accumulate, const Tensor& dsum,
-                                              const Tensor& ddelta, const Tensor& dweight,
-                                              const Tensor& dbias) {
-  check(sum.shape.rank() == 2, "norm: sum (M, D)");
-  with_type(sum.dtype, [&](auto zero) {
+void ReferenceBackend::residual_norm_backward(const Tensor& dy, const Tensor& xhat,
+                                              const Tensor& rstd, const Tensor& weight,
+                                              const Dropout& dropout, bool accumulate,
+                                              const Tensor& dsum, const Tensor& ddelta,
+                                              const Tensor& dweight, const Tensor& dbias) {
+  check(xhat.shape.rank() == 2, "norm: xhat (M, D)");
+  with_type(xhat.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t M = sum.shape[0], D = sum.shape[1];
+    const int64_t M = xhat.shape[0], D = xhat.shape[1];
     const T* dY = elements<T>(dy, M * D, "norm: dy");
-    const T* X = elements<T>(sum, M * D, "norm: sum");
-    const T* means = elements<T>(mean, M, "norm: mean");
+    const T* X = elements<T>(xhat, M * D, "norm: xhat");
     const T* rstds = elements<T>(rstd, M, "norm: rstd");
     const T* w = elements<T>(weight, D, "norm: weight");
     T* dX = elements<T>(dsum, M * D, "norm: dsum");
@@ -62,9 +62,7 @@ void ReferenceBackend::residual_norm_backward(const Tensor& dy, const Tensor& su
     T* dw = elements<T>(dweight, D, "norm: dweight");
     T* db = elements<T>(dbias, D, "norm: dbias");
     for (int64_t r = 0; r < M; ++r) {
-      const auto normed = [&](int64_t c) {
-        return (static_cast<double>(X[r * D + c]) - means[r]) * rstds[r];
-      };
+      const auto normed = [&](int64_t c) { return static_cast<double>(X[r * D + c]); };
       const auto dnormed = [&](int64_t c) { return static_cast<double>(dY[r * D + c]) * w[c]; };
       double mean_d = 0, mean_dn = 0;  // of dnormed, and of dnormed * normed
       for (int64_t c = 0; c < D; ++c) {
@@ -83,7 +81,7 @@ void ReferenceBackend::residual_norm_backward(const Tensor& dy, const Tensor& su
       double sum_w = dw[c], sum_b = db[c];
       for (int64_t r = 0; r < M; ++r) {
         const double g = dY[r * D + c];
-        sum_w += g * (static_cast<double>(X[r * D + c]) - means[r]) * rstds[r];
+        sum_w += g * X[r * D + c];
         sum_b += g;
       }
       dw[c] = static_cast<T>(sum_w);
