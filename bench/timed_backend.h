@@ -158,6 +158,19 @@ class TimedBackend final : public Backend {
       inner_->residual_norm_forward(x, delta, dropout, weight, bias, eps, sum, y, xhat, rstd);
     });
   }
+  void norm_linear(const Tensor& x, const Tensor& delta, const Tensor& norm_weight,
+                   const Tensor& norm_bias, double eps, const Tensor& w, const Tensor& bias,
+                   Activation activation, const Tensor& sum, const Tensor& norm,
+                   const Tensor& y) override {
+    timed(
+        product("norm_linear", x.shape[0], w.shape[0], x.shape[1], activation),
+        {&x, &delta, &w, &sum, &y},
+        [&] {
+          inner_->norm_linear(x, delta, norm_weight, norm_bias, eps, w, bias, activation, sum, norm,
+                              y);
+        },
+        2.0 * static_cast<double>(x.size()) * static_cast<double>(w.shape[0]));
+  }
   void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,
                               const Tensor& weight, const Dropout& dropout, bool accumulate,
                               const Tensor& dsum, const Tensor& ddelta, const Tensor& dweight,

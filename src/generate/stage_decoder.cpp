@@ -111,7 +111,7 @@ void StageDecoder::step() {
   h = run(weights_.blocks, blocks_, h);
   backend_.residual_norm_forward(h.x, h.delta, {}, weights_.norm_weight.value,
                                  weights_.norm_bias.value, shape_.eps,
-                                 h.delta ? scratch_.sum : Tensor{}, out_, {}, {});
+                                 h.delta ? scratch_.sum_of(h.x) : Tensor{}, out_, {}, {});
 }
 
 Tensor StageDecoder::position_rows() const {

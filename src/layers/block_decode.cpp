@@ -37,7 +37,7 @@ BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch
 
 BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int64_t batch) {
   const int64_t D = shape.dim();
-  return {.sum = arena.make({batch, D}, shape.residual),
+  return {.sums = {arena.make({batch, D}, shape.residual), arena.make({batch, D}, shape.residual)},
           .norm = arena.make({batch, D}, shape.compute),
           .qkv = arena.make({batch, 3 * D}, shape.compute),
           .attended = arena.make({batch, D}, shape.compute),
@@ -63,10 +63,10 @@ Pending block_decode(Backend& backend, const BlockShape& shape, const BlockStep&
                      const BlockWeights& w, const BlockCache& cache, const Pending& in,
                      const BlockDecodeScratch& s) {
   const AttentionShape& at = shape.attention;
-  backend.residual_norm_forward(in.x, in.delta, {}, w.norm1_weight.value, w.norm1_bias.value,
-                                shape.eps, in.delta ? s.sum : Tensor{}, s.norm, {}, {});
-  const Tensor x = in.delta ? s.sum : in.x;
-  backend.linear_forward(s.norm, w.qkv_weight.value, w.qkv_bias.value, Activation::none, {}, s.qkv);
+  const Tensor sum1 = s.sum_of(in.x);
+  backend.norm_linear(in.x, in.delta, w.norm1_weight.value, w.norm1_bias.value, shape.eps,
+                      w.qkv_weight.value, w.qkv_bias.value, Activation::none, sum1, s.norm, s.qkv);
+  const Tensor x = in.delta ? sum1 : in.x;
   if (cache.earlier) backend.convert(s.qkv, cache.earlier_at(step.row_position));
   if (shape.rotary) backend.rotary(s.qkv, at.heads, at.head_dim, 1, step.rotary_position, false);
   if (cache.state)
@@ -75,13 +75,12 @@ Pending block_decode(Backend& backend, const BlockShape& shape, const BlockStep&
     backend.attention_decode(step.attention, s.qkv, cache.keys, cache.values, s.attended);
   backend.linear_forward(s.attended, w.out_weight.value, w.out_bias.value, Activation::none, {},
                          s.delta);
-  backend.residual_norm_forward(x, s.delta, {}, w.norm2_weight.value, w.norm2_bias.value, shape.eps,
-                                s.sum, s.norm, {}, {});
-  backend.linear_forward(s.norm, w.up_weight.value, w.up_bias.value, shape.activation, {},
-                         s.hidden);
+  const Tensor sum2 = s.sum_of(x);
+  backend.norm_linear(x, s.delta, w.norm2_weight.value, w.norm2_bias.value, shape.eps,
+                      w.up_weight.value, w.up_bias.value, shape.activation, sum2, s.norm, s.hidden);
   backend.linear_forward(s.hidden, w.down_weight.value, w.down_bias.value, Activation::none, {},
                          s.delta);
-  return {s.sum, s.delta, {}};
+  return {sum2, s.delta, {}};
 }
 
 }  // namespace megabyte

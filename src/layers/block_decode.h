@@ -30,9 +30,12 @@ struct BlockStep {
 };
 
 struct BlockDecodeScratch {
-  Tensor sum;                          // (B, D) residual dtype
+  Tensor sums[2];                      // (B, D) residual dtype: used in turn
   Tensor norm, qkv, attended, hidden;  // (B, D), (B, 3 D), (B, D), (B, ffn) compute dtype
   Tensor delta;                        // (B, D) compute dtype
+
+  // Where the sum of x and a branch goes: not to x.
+  const Tensor& sum_of(const Tensor& x) const { return sums[x.data == sums[0].data ? 1 : 0]; }
 };
 BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int64_t batch);
 
@@ -40,8 +43,8 @@ BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int6
 void begin_sequence(Backend& backend, const BlockShape& shape, int64_t row_position,
                     const BlockCache& cache, const BlockDecodeScratch& scratch);
 
-// Runs the block on `in` (B, D). The result lives in `scratch`; in.x is only read unless it is
-// scratch.sum.
+// Runs the block on `in` (B, D). The result lives in `scratch`; in.x is only read unless it is one
+// of scratch.sums.
 Pending block_decode(Backend& backend, const BlockShape& shape, const BlockStep& step,
                      const BlockWeights& weights, const BlockCache& cache, const Pending& in,
                      const BlockDecodeScratch& scratch);

@@ -261,6 +261,14 @@ class Backend {
                                      const Tensor& weight, const Tensor& bias, double eps,
                                      const Tensor& sum, const Tensor& y, const Tensor& xhat,
                                      const Tensor& rstd) = 0;
+  // y (M, N) = act(norm(sum) . w (N, D)^T + bias (N)), sum (M, D) = x + delta:
+  // residual_norm_forward and linear_forward in one, for decoding, where a kernel's start costs as
+  // much as its work. `norm` (M, D) is scratch memory; y and it are in compute dtype. Without
+  // delta, sum is not written and may be Tensor{}; otherwise it must not be x.
+  virtual void norm_linear(const Tensor& x, const Tensor& delta, const Tensor& norm_weight,
+                           const Tensor& norm_bias, double eps, const Tensor& w, const Tensor& bias,
+                           Activation activation, const Tensor& sum, const Tensor& norm,
+                           const Tensor& y);
   // dsum (M, D, residual gradient dtype) = (accumulate ? dsum : 0) + norm's gradient; ddelta
   // (compute dtype), when given, = dropout'(dsum). Adds to dweight, dbias (D).
   virtual void residual_norm_backward(const Tensor& dy, const Tensor& xhat, const Tensor& rstd,

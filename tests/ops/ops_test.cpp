@@ -151,6 +151,7 @@ TEST_P(OpComparison, AgreesWithTheReference) {
   const Values expected = call_with(c, *reference, DType::f64, c.run, values);
   const Values actual = call_with(c, *backend, target.dtype, c.run, values);
   for (const Argument& a : c.arguments) {
+    if (a.use == Use::scratch) continue;
     const std::vector<double>&got = actual.at(a.name), &want = expected.at(a.name);
     if (a.use == Use::input || a.use == Use::derived) {
       for (size_t i = 0; i < got.size(); ++i)

@@ -68,7 +68,7 @@ Values draw_values(const OpCase& c, Backend& backend, DType compute, uint64_t se
   uint64_t stream = 0;
   for (const Argument& a : c.arguments) {
     Random random(seed, stream++);
-    if (a.use == Use::output || a.use == Use::derived) continue;
+    if (a.use == Use::output || a.use == Use::scratch || a.use == Use::derived) continue;
     const DType dtype = dtype_of_role(a.role, backend, compute);
     std::vector<double>& v = values[a.name];
     for (int64_t i = 0; i < a.shape.size(); ++i) v.push_back(rounded(a.fill(random, i), dtype));

@@ -23,6 +23,7 @@ enum class Use {
   input,    // random; the operation must leave it as it is
   derived,  // an input that OpCase::forward computes from the others
   output,   // poisoned with NaN before the call
+  scratch,  // the same; what it holds afterwards means nothing
   adds,     // random; the operation adds to it
   changes,  // random; the operation reads and rewrites it
 };

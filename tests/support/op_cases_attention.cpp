@@ -144,8 +144,20 @@ std::vector<OpCase> decode_cases() {
   std::vector<OpCase> cases;
   const DecodeShape shapes[] = {
       // batch, heads, head_dim, capacity, position, first
-      {1, 1, 4, 1, 0, 0},    {2, 3, 8, 16, 5, 0},     {1, 2, 20, 16, 15, 0},  {2, 2, 16, 8, 13, 6},
-      {3, 1, 5, 7, 100, 98}, {1, 4, 64, 300, 299, 0}, {4, 2, 32, 64, 90, 27}, {1, 2, 128, 9, 9, 9}};
+      {1, 1, 4, 1, 0, 0},
+      {2, 3, 8, 16, 5, 0},
+      {1, 2, 20, 16, 15, 0},
+      {2, 2, 16, 8, 13, 6},
+      {3, 1, 5, 7, 100, 98},
+      {1, 4, 64, 300, 299, 0},
+      {4, 2, 32, 64, 90, 27},
+      {1, 2, 128, 9, 9, 9},
+      // enough keys to be dealt to several blocks, and for one block to take them in turns
+      {1, 3, 128, 256, 255, 0},
+      {20, 2, 24, 100, 131, 40},
+      {2, 2, 5, 70, 69, 0},
+      {1, 1, 256, 80, 79, 0},
+      {66, 8, 8, 300, 299, 0}};
   for (DecodeShape s : shapes)
     for (const bool linear : {false, true}) {
       s.linear = linear;

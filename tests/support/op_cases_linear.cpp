@@ -11,6 +11,12 @@ struct Product {
 };
 const Product kProducts[] = {{1, 1, 1},    {1, 33, 7},   {1, 256, 256}, {3, 16, 1},   {7, 65, 129},
                              {16, 31, 48}, {17, 31, 48}, {64, 128, 96}, {130, 96, 70}};
+// Decoding: few rows, whose weights are read in one go where the summed index allows.
+const Product kNarrow[] = {{1, 1024, 33}, {2, 8, 40},     {3, 200, 17},    {4, 72, 512},
+                           {5, 40, 8},    {8, 512, 100},  {9, 264, 30},    {16, 2056, 24},
+                           {20, 96, 25},  {32, 64, 16},   {33, 1032, 9},   {64, 320, 50},
+                           {1, 2048, 64}, {64, 24, 2100}, {2, 4352, 2104}, {13, 256, 1700},
+                           {4, 1024, 40}, {3, 1000, 24},  {2, 2048, 16},   {16, 200, 24}};
 
 struct Named {
   Activation activation;
@@ -160,6 +166,29 @@ OpCase feed_forward_backward_case(const Product& p, const Named& a) {
   return c;
 }
 
+OpCase norm_linear_case(const Product& p, const Named& a, bool delta, bool bias) {
+  using enum Use;
+  OpCase c;
+  c.name = fmt::format("norm_linear_m{}_k{}_n{}{}{}{}", p.M, p.K, p.N, a.name,
+                       delta ? "_delta" : "", bias ? "_bias" : "");
+  c.arguments = {{"x", Role::residual, {p.M, p.K}},
+                 {"norm_weight", Role::master, {p.K}},
+                 {"norm_bias", Role::master, {p.K}},
+                 {"w", Role::compute, {p.N, p.K}},
+                 {"norm", Role::compute, {p.M, p.K}, scratch},
+                 {"y", Role::compute, {p.M, p.N}, output}};
+  if (delta) {
+    c.arguments.push_back({"delta", Role::compute, {p.M, p.K}});
+    c.arguments.push_back({"sum", Role::residual, {p.M, p.K}, output});
+  }
+  if (bias) c.arguments.push_back({"bias", Role::master, {p.N}});
+  c.run = [activation = a.activation](Backend& b, const Tensors& t) {
+    b.norm_linear(t["x"], t["delta"], t["norm_weight"], t["norm_bias"], 1e-5, t["w"], t["bias"],
+                  activation, t["sum"], t["norm"], t["y"]);
+  };
+  return c;
+}
+
 OpCase activation_case(int64_t rows, int64_t cols, const Named& a, bool in_place) {
   using enum Use;
   OpCase c{.name = fmt::format("activation_backward_m{}_n{}{}{}", rows, cols, a.name,
@@ -205,6 +234,13 @@ std::vector<OpCase> linear_cases() {
       cases.push_back(feed_forward_case(p, a));
       cases.push_back(feed_forward_backward_case(p, a));
     }
+  for (const Product& p : kNarrow) {
+    for (const Named& a : kActivations)
+      cases.push_back(forward_case(p, a, true, false, Role::compute));
+    cases.push_back(forward_case(p, kActivations[0], false, false, Role::master));
+    for (const bool delta : {false, true})
+      for (const Named& a : kActivations) cases.push_back(norm_linear_case(p, a, delta, delta));
+  }
   for (const bool in_place : {false, true})
     for (const Named& a : {kActivations[1], kActivations[2]}) {
       cases.push_back(activation_case(1, 1, a, in_place));

@@ -8,6 +8,7 @@
 
 #include <functional>
 
+#include "backends/cuda/context.h"
 #include "base/tensor.h"
 #include "ops/ops.h"
 
@@ -33,9 +34,9 @@ void linear_attention_backward(const AttentionShape& shape, const Tensor& qkv, c
                                cudaStream_t stream, const Workspace& workspace);
 
 // One new position with cached keys and values (softmax or shape.linear), and with a running state.
-void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
-                      const Tensor& values, const Tensor& out, cudaStream_t stream,
-                      const Workspace& workspace);
+// The first overlaps with its neighbours on the stream (overlap.cuh).
+void attention_decode(Context& context, const DecodeShape& shape, const Tensor& qkv,
+                      const Tensor& keys, const Tensor& values, const Tensor& out);
 void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
                              const Tensor& out, cudaStream_t stream, const Workspace& workspace);
 

@@ -4,24 +4,25 @@
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/attention_rows.cuh"
-#include "backends/cuda/check.h"
+#include "backends/cuda/copies.cuh"
+#include "backends/cuda/overlap.cuh"
 
 namespace megabyte::cuda {
 namespace {
 
-// Eight lanes share a key and 16 groups of them the keys of a block; lane l of a group holds chunks
-// l, l + 8, ... of the head, each of kVector elements (16 bytes, or one where heads are not made of
-// such chunks).
-constexpr int kGroups = 16, kThreads = kGroups * 8;
-constexpr int kKeysPerBlock = 128;  // when keys are split among blocks
+// Eight lanes share a key and four groups of them, of each warp, the keys of a block; lane l of a
+// group holds chunks l, l + 8, ... of the head, each of kVector elements (16 bytes, or one where
+// heads are not made of such chunks).
+constexpr int kKeysOfWarp = 32;    // up to so many, one warp does it alone
+constexpr int kKeysPerBlock = 64;  // at least, when keys are split among blocks
+constexpr int kMaxSplits = 32;
 
 struct DecodeCall {
-  int heads, head_dim, capacity, keys_per_block;
-  int64_t position, first;
+  int heads, head_dim, capacity, keys_per_block, position, first;
 };
 
 // A lane's part of one head.
-template <class T, int kVector, int kChunks>
+template <class T, int kVector, int kChunks, int kThreads>
 struct Piece {
   struct alignas(sizeof(T) * kVector) Chunk {
     T v[kVector];
@@ -35,6 +36,23 @@ struct Piece {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i)
       chunks[i] = begin(i) < width ? *reinterpret_cast<const Chunk*>(from + begin(i)) : Chunk{};
+  }
+  // To and from a queue in shared memory, where a lane's chunks lie kThreads apart.
+  __device__ static void fetch(Chunk* to, const T* from, int width) {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      Chunk& at = to[i * kThreads];
+      if (begin(i) >= width)
+        at = Chunk{};
+      else if constexpr (sizeof(Chunk) == 16)
+        copy_async(&at, from + begin(i));
+      else
+        at = *reinterpret_cast<const Chunk*>(from + begin(i));
+    }
+  }
+  __device__ void take(const Chunk* from) {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) chunks[i] = from[i * kThreads];
   }
   __device__ void store(T* to, int width) const {
 #pragma unroll
@@ -70,13 +88,7 @@ struct Answer {
       largest = fmaxf(largest, weights[n]);
     }
     if constexpr (!kLinear) {
-      const float fade = expf(top - largest);
-      top = largest;
-      total *= fade;
-#pragma unroll
-      for (auto& chunk : sums)
-#pragma unroll
-        for (float& sum : chunk) sum *= fade;
+      scale_to(largest);
 #pragma unroll
       for (float& weight : weights) weight = expf(weight - largest);
     }
@@ -90,28 +102,133 @@ struct Answer {
           sums[i][e] = n < count ? fmaf(weights[n], v[n](i, e), sums[i][e]) : sums[i][e];
     }
   }
+
+  // Adds what the other groups of the warp have summed.
+  __device__ void merge() {
+    if constexpr (!kLinear) {
+      float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
+      largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
+      scale_to(largest);
+    }
+    total = groups_sum(total);
+#pragma unroll
+    for (auto& chunk : sums)
+#pragma unroll
+      for (float& sum : chunk) sum = groups_sum(sum);
+  }
+
+ private:
+  __device__ static float groups_sum(float x) {
+    x += __shfl_xor_sync(~0U, x, 8);
+    return x + __shfl_xor_sync(~0U, x, 16);
+  }
+  // From weights relative to `top` to weights relative to `largest`.
+  __device__ void scale_to(float largest) {
+    const float fade = largest == -INFINITY ? 1 : expf(top - largest);
+    top = largest;
+    total *= fade;
+#pragma unroll
+    for (auto& chunk : sums)
+#pragma unroll
+      for (float& sum : chunk) sum *= fade;
+  }
+};
+
+// The answer from those of all blocks of a head, by the last of them; `partial` as below.
+template <class T, int kThreads>
+__device__ void combine(const float* partial, int splits, int d, T* out) {
+  __shared__ float factors[kMaxSplits];
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < 32) {
+    const bool there = i < splits;
+    const float top = there ? __ldcg(partial + i * (d + 2)) : -INFINITY;
+    float largest = top;
+    for (int offset = 16; offset > 0; offset /= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, offset));
+    const float factor = expf(top - largest);
+    float all = there ? factor * __ldcg(partial + i * (d + 2) + 1) : 0;
+    for (int offset = 16; offset > 0; offset /= 2) all += __shfl_xor_sync(~0U, all, offset);
+    factors[i] = factor / all;
+  }
+  __syncthreads();
+  for (int c = i; c < d; c += kThreads) {
+    float sum = 0;
+#pragma unroll 8
+    for (int n = 0; n < splits; ++n)
+      sum = fmaf(factors[n], __ldcg(partial + n * (d + 2) + 2 + c), sum);
+    out[c] = from_float<T>(sum);
+  }
+}
+
+// How many keys (and values) a lane has on their way at most, and uses at a time.
+template <class Chunk, int kChunks, int kThreads>
+struct Queue {
+  static constexpr int kKeyBytes = 2 * kChunks * static_cast<int>(sizeof(Chunk)) * kThreads;
+  static constexpr int kDepth = std::clamp((64 << 10) / kKeyBytes, 2, 8), kCount = 2;
+  static constexpr int kBatches = kDepth / kCount;
+
+  // For a block of so many keys.
+  static int bytes(int64_t keys) {
+    const int64_t batches = divide_up(keys, kThreads / 8 * kCount);
+    return static_cast<int>(std::min<int64_t>(batches, kBatches)) * kCount * kKeyBytes;
+  }
 };
 
 // Block (split, batch * heads + head). With `partial` a block leaves there its largest score, the
-// sum of its weights and its weighted sum of values (head_dim + 2 floats); otherwise it answers.
-template <class T, bool kLinear, int kVector, int kChunks>
-__global__ void __launch_bounds__(kThreads)
+// sum of its weights and its weighted sum of values (head_dim + 2 floats), and the last block of a
+// head to arrive answers; otherwise each does.
+template <class T, bool kLinear, int kVector, int kChunks, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps)
     decode_kernel(DecodeCall call, const T* qkv, T* keys, T* values, T* out, float* partial,
-                  float scale) {
-  using P = Piece<T, kVector, kChunks>;
-  // Keys that a group loads before it uses the first.
-  constexpr int kCount = kVector == 1 ? 1 : kVector * kChunks <= 16 ? 4 : 2;
-  const int d = call.head_dim, group = static_cast<int>(threadIdx.x) / 8,
-            lane = static_cast<int>(threadIdx.x) % 8;
+                  unsigned* arrivals, float scale) {
+  constexpr int kThreads = 32 * kWarps, kGroups = 4 * kWarps;
+  using P = Piece<T, kVector, kChunks, kThreads>;
+  using Chunk = typename P::Chunk;
+  using Q = Queue<Chunk, kChunks, kThreads>;
+  start_next();
+  const int d = call.head_dim, thread = static_cast<int>(threadIdx.x), group = thread / 8;
   const int64_t width = int64_t{call.heads} * d;
   const int64_t sample = blockIdx.y / static_cast<unsigned>(call.heads),
                 head = blockIdx.y % static_cast<unsigned>(call.heads);
   const T* q_row = qkv + sample * 3 * width + head * d;
   keys += int64_t{blockIdx.y} * call.capacity * d;
   values += int64_t{blockIdx.y} * call.capacity * d;
+  out += sample * width + head * d;
+
+  extern __shared__ uint4 shared[];
+  auto* queue = reinterpret_cast<Chunk*>(shared) + thread;
+  // Of the cache; what is new is the last key of the last block.
+  const int begin = call.first + static_cast<int>(blockIdx.x) * call.keys_per_block;
+  const int end = min(begin + call.keys_per_block, call.position);
+  const int count = (end - begin - group + kGroups - 1) / kGroups;  // of this group
+  int fetched = 0, slot = (begin + group) % call.capacity;
+  const int new_slot = call.position % call.capacity;
+  const auto fetch = [&] {
+#pragma unroll
+    for (int n = 0; n < Q::kCount; ++n) {
+      if (fetched < count) {
+        Chunk* to = queue + fetched % Q::kDepth * 2 * kChunks * kThreads;
+        P::fetch(to, keys + int64_t{slot} * d, d);
+        P::fetch(to + kChunks * kThreads, values + int64_t{slot} * d, d);
+      }
+      ++fetched;
+      slot += kGroups;
+      while (slot >= call.capacity) slot -= call.capacity;
+    }
+    commit_copies();
+  };
+  wait_for_previous();
+#pragma unroll
+  for (int i = 0; i < Q::kBatches; ++i) fetch();
 
   P piece;
   piece.load(q_row, d);
+  const bool newest = group == 0 && begin + call.keys_per_block > call.position;
+  P new_key[1], new_value[1];
+  if (newest) {
+    new_key[0].load(q_row + width, d);
+    new_value[0].load(q_row + 2 * width, d);
+  }
   float q[kChunks][kVector];
 #pragma unroll
   for (int i = 0; i < kChunks; ++i)
@@ -124,136 +241,130 @@ __global__ void __launch_bounds__(kThreads)
         q[i][e] = piece(i, e) * scale;
     }
   Answer<kLinear, P, kVector, kChunks> answer;
-  // Of the cache, then what is new: the last key of the last block.
-  const int64_t begin = call.first + int64_t{blockIdx.x} * call.keys_per_block;
-  const int64_t end = min(begin + call.keys_per_block, call.position);
-  int slot = static_cast<int>((begin + group) % call.capacity);
-  for (int64_t p = begin + group; p < end; p += kGroups * kCount) {
-    P k[kCount], v[kCount];
-    const int count = static_cast<int>(min((end - p + kGroups - 1) / kGroups, int64_t{kCount}));
+  if (newest) {
+    new_key[0].store(keys + int64_t{new_slot} * d, d);
+    new_value[0].store(values + int64_t{new_slot} * d, d);
+    answer.add(q, new_key, new_value, 1);
+  }
+  for (int used = 0; used < count; used += Q::kCount) {
+    wait_for_copies<Q::kBatches - 1>();
+    P k[Q::kCount], v[Q::kCount];
 #pragma unroll
-    for (int n = 0; n < kCount; ++n) {
-      if (n < count) {
-        k[n].load(keys + int64_t{slot} * d, d);
-        v[n].load(values + int64_t{slot} * d, d);
-      } else {
-        k[n] = v[n] = P{};
-      }
-      slot += kGroups;
-      while (slot >= call.capacity) slot -= call.capacity;
+    for (int n = 0; n < Q::kCount; ++n) {
+      const Chunk* from = queue + (used + n) % Q::kDepth * 2 * kChunks * kThreads;
+      k[n].take(from);
+      v[n].take(from + kChunks * kThreads);
     }
-    answer.add(q, k, v, count);
+    answer.add(q, k, v, count - used);
+    fetch();
   }
-  if (group == 0 && begin + call.keys_per_block > call.position) {
-    P k[1], v[1];
-    k[0].load(q_row + width, d);
-    v[0].load(q_row + 2 * width, d);
-    const int64_t at = call.position % call.capacity * d;
-    k[0].store(keys + at, d);
-    v[0].store(values + at, d);
-    answer.add(q, k, v, 1);
-  }
+  __syncwarp();
+  answer.merge();
 
-  // Of all groups. Each has a row of head_dim sums.
-  extern __shared__ float memory[];
-  float *tops = memory, *totals = tops + kGroups, *rows = totals + kGroups;
+  if constexpr (kWarps == 1) {
+    if (group > 0) return;
 #pragma unroll
-  for (int i = 0; i < kChunks; ++i)
+    for (int i = 0; i < kChunks; ++i)
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) {
-      const int at = (i * 8 + lane) * kVector + e;
-      if (at < d) rows[group * d + at] = answer.sums[i][e];
+      for (int e = 0; e < kVector; ++e)
+        if (P::begin(i) < d) out[P::begin(i) + e] = from_float<T>(answer.sums[i][e] / answer.total);
+  } else {
+    __shared__ float tops[kWarps], totals[kWarps], rows[kWarps][256];
+    const int warp = thread / 32;
+    if (thread % 32 < 8) {
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i)
+#pragma unroll
+        for (int e = 0; e < kVector; ++e)
+          if (P::begin(i) < d) rows[warp][P::begin(i) + e] = answer.sums[i][e];
+      tops[warp] = answer.top;
+      totals[warp] = answer.total;
     }
-  if (lane == 0) {
-    tops[group] = answer.top;
-    totals[group] = answer.total;
-  }
-  __syncthreads();
-  float largest = kLinear ? 0 : -INFINITY, all = 0, factors[kGroups];
-  if constexpr (!kLinear)
-    for (int i = 0; i < kGroups; ++i) largest = fmaxf(largest, tops[i]);
+    __syncthreads();
+    float largest = kLinear ? 0 : -INFINITY, all = 0, factors[kWarps];
+    if constexpr (!kLinear)
+      for (int i = 0; i < kWarps; ++i) largest = fmaxf(largest, tops[i]);
 #pragma unroll
-  for (int i = 0; i < kGroups; ++i) {
-    factors[i] = kLinear ? 1 : expf(tops[i] - largest);
-    all += factors[i] * totals[i];
-  }
-  float* to = partial == nullptr
-                  ? nullptr
-                  : partial + (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * (d + 2);
-  for (int c = static_cast<int>(threadIdx.x); c < d; c += kThreads) {
-    float sum = 0;
+    for (int i = 0; i < kWarps; ++i) {
+      factors[i] = kLinear ? 1 : expf(tops[i] - largest);
+      all += factors[i] * totals[i];
+    }
+    float* to = nullptr;
+    if (partial != nullptr) {
+      partial += int64_t{blockIdx.y} * gridDim.x * (d + 2);
+      to = partial + int64_t{blockIdx.x} * (d + 2);
+    }
+    for (int c = thread; c < d; c += kThreads) {
+      float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kGroups; ++i) sum = fmaf(factors[i], rows[i * d + c], sum);
-    if (to == nullptr)
-      out[sample * width + head * d + c] = from_float<T>(sum / all);
-    else
-      to[2 + c] = sum;
-  }
-  if (to != nullptr && threadIdx.x == 0) {
-    to[0] = largest;
-    to[1] = all;
+      for (int i = 0; i < kWarps; ++i) sum = fmaf(factors[i], rows[i][c], sum);
+      if (to == nullptr)
+        out[c] = from_float<T>(sum / all);
+      else
+        to[2 + c] = sum;
+    }
+    if (to == nullptr) return;
+    __shared__ bool last;
+    if (thread == 0) {
+      to[0] = largest;
+      to[1] = all;
+    }
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) {
+      last = atomicAdd(arrivals + blockIdx.y, 1U) == gridDim.x - 1;
+      if (last) arrivals[blockIdx.y] = 0;
+      __threadfence();
+    }
+    __syncthreads();
+    if (last) combine<T, kThreads>(partial, static_cast<int>(gridDim.x), d, out);
   }
 }
 
-template <class T>
-__global__ void combine_kernel(const float* partial, int splits, int d, T* out) {
-  partial += int64_t{blockIdx.x} * splits * (d + 2);
-  float largest = -INFINITY, all = 0;
-  for (int i = 0; i < splits; ++i) largest = fmaxf(largest, partial[i * (d + 2)]);
-  for (int i = 0; i < splits; ++i)
-    all = fmaf(expf(partial[i * (d + 2)] - largest), partial[i * (d + 2) + 1], all);
-  for (int c = static_cast<int>(threadIdx.x); c < d; c += static_cast<int>(blockDim.x)) {
-    float sum = 0;
-    for (int i = 0; i < splits; ++i)
-      sum = fmaf(expf(partial[i * (d + 2)] - largest), partial[i * (d + 2) + 2 + c], sum);
-    out[int64_t{blockIdx.x} * d + c] = from_float<T>(sum / all);
-  }
+template <class T, bool kLinear, int kVector, int kChunks, int kWarps>
+void launch(Context& context, const DecodeCall& call, int64_t pairs, int64_t splits,
+            const Tensor& qkv, const Tensor& keys, const Tensor& values, const Tensor& out) {
+  constexpr int kThreads = 32 * kWarps;
+  using Q = Queue<typename Piece<T, kVector, kChunks, kThreads>::Chunk, kChunks, kThreads>;
+  const int64_t floats = splits > 1 ? pairs * splits * (call.head_dim + 2) : 0;
+  launch_overlapped<decode_kernel<T, kLinear, kVector, kChunks, kWarps>>(
+      context, "attention_decode",
+      dim3(static_cast<unsigned>(splits), static_cast<unsigned>(pairs)), kThreads,
+      static_cast<size_t>(Q::bytes(call.keys_per_block)), call, static_cast<const T*>(qkv.data),
+      static_cast<T*>(keys.data), static_cast<T*>(values.data), static_cast<T*>(out.data),
+      floats > 0 ? context.scratch_of<float>(floats) : nullptr, context.arrivals(),
+      static_cast<float>(1 / std::sqrt(static_cast<double>(call.head_dim))));
 }
 
-template <class T, bool kLinear, int kVector, int kChunks>
-void launch(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys, const Tensor& values,
-            const Tensor& out, cudaStream_t stream, const Workspace& workspace) {
-  const auto d = static_cast<int>(shape.head_dim);
+template <class T, bool kLinear, int kVector, int kChunks, class... Args>
+void launch_split(Context& context, const DecodeShape& shape, const Args&... args) {
   const int64_t visible = shape.position - shape.first + 1, pairs = shape.batch * shape.heads;
   // Few pairs: their keys are split so that every multiprocessor has work.
-  constexpr int64_t kEnoughBlocks = 264;
-  const int64_t per_block = divide_up(
-      visible, std::clamp(kEnoughBlocks / pairs, int64_t{1}, divide_up(visible, kKeysPerBlock)));
+  const int64_t enough = 8 * context.multiprocessors();
+  const int64_t most = std::min<int64_t>(kMaxSplits, divide_up(visible, kKeysPerBlock));
+  const int64_t per_block = divide_up(visible, std::clamp(enough / pairs, int64_t{1}, most));
   const int64_t splits = divide_up(visible, per_block);
-  float* partial = nullptr;
-  if (splits > 1)
-    partial = static_cast<float*>(
-        workspace(static_cast<size_t>(pairs * splits * (d + 2)) * sizeof(float)));
-  const DecodeCall call{static_cast<int>(shape.heads),
-                        d,
-                        static_cast<int>(shape.capacity),
-                        static_cast<int>(per_block),
-                        shape.position,
-                        shape.first};
-  const auto bytes = static_cast<size_t>(kGroups * (d + 2)) * sizeof(float);
-  decode_kernel<T, kLinear, kVector, kChunks>
-      <<<dim3(static_cast<unsigned>(splits), static_cast<unsigned>(pairs)), kThreads, bytes,
-         stream>>>(call, static_cast<const T*>(qkv.data), static_cast<T*>(keys.data),
-                   static_cast<T*>(values.data), static_cast<T*>(out.data), partial,
-                   static_cast<float>(1 / std::sqrt(static_cast<double>(d))));
-  check_launch("attention_decode");
-  if (splits == 1) return;
-  combine_kernel<T><<<static_cast<unsigned>(pairs), 128, 0, stream>>>(
-      partial, static_cast<int>(splits), d, static_cast<T*>(out.data));
-  check_launch("attention_decode");
+  check(splits == 1 || pairs <= Context::kArrivals, "decode: a counter for each head");
+  const DecodeCall call{static_cast<int>(shape.heads),    static_cast<int>(shape.head_dim),
+                        static_cast<int>(shape.capacity), static_cast<int>(per_block),
+                        static_cast<int>(shape.position), static_cast<int>(shape.first)};
+  if (visible <= kKeysOfWarp)
+    launch<T, kLinear, kVector, kChunks, 1>(context, call, pairs, splits, args...);
+  else
+    launch<T, kLinear, kVector, kChunks, 4>(context, call, pairs, splits, args...);
 }
 
 template <class T, bool kLinear, class... Args>
-void decode(const DecodeShape& shape, const Args&... args) {
+void decode(Context& context, const DecodeShape& shape, const Args&... args) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   if (shape.head_dim % kVector != 0)
-    launch<T, kLinear, 1, 32>(shape, args...);
+    launch_split<T, kLinear, 1, 32>(context, shape, args...);
   else if (shape.head_dim <= 64)
-    launch<T, kLinear, kVector, 8 / kVector>(shape, args...);
+    launch_split<T, kLinear, kVector, 8 / kVector>(context, shape, args...);
   else if (shape.head_dim <= 128)
-    launch<T, kLinear, kVector, 16 / kVector>(shape, args...);
+    launch_split<T, kLinear, kVector, 16 / kVector>(context, shape, args...);
   else
-    launch<T, kLinear, kVector, 32 / kVector>(shape, args...);
+    launch_split<T, kLinear, kVector, 32 / kVector>(context, shape, args...);
 }
 
 // One block for a head of a sample: column c of the state belongs to the threads c, c + width, ...
@@ -305,19 +416,19 @@ void advance(const DecodeShape& shape, const Tensor& qkv, const Tensor& state, c
 
 }  // namespace
 
-void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
-                      const Tensor& values, const Tensor& out, cudaStream_t stream,
-                      const Workspace& workspace) {
+void attention_decode(Context& context, const DecodeShape& shape, const Tensor& qkv,
+                      const Tensor& keys, const Tensor& values, const Tensor& out) {
   check(shape.first >= 0 && shape.first <= shape.position &&
             shape.position - shape.first < shape.capacity,
         "decode: the visible positions fit the cache");
   check(shape.head_dim <= 256, "decode: heads of at most 256");
+  check(shape.position < INT32_MAX - shape.capacity, "decode: a position of 32 bits");
   if (qkv.dtype == DType::f32)
-    shape.linear ? decode<float, true>(shape, qkv, keys, values, out, stream, workspace)
-                 : decode<float, false>(shape, qkv, keys, values, out, stream, workspace);
+    shape.linear ? decode<float, true>(context, shape, qkv, keys, values, out)
+                 : decode<float, false>(context, shape, qkv, keys, values, out);
   else
-    shape.linear ? decode<__nv_bfloat16, true>(shape, qkv, keys, values, out, stream, workspace)
-                 : decode<__nv_bfloat16, false>(shape, qkv, keys, values, out, stream, workspace);
+    shape.linear ? decode<__nv_bfloat16, true>(context, shape, qkv, keys, values, out)
+                 : decode<__nv_bfloat16, false>(context, shape, qkv, keys, values, out);
 }
 
 void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,

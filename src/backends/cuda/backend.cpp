@@ -125,6 +125,18 @@ class CudaBackend final : public Backend {
 
   void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
                       const Tensor& pre, const Tensor& y) override;
+  void norm_linear(const Tensor& x, const Tensor& delta, const Tensor& norm_weight,
+                   const Tensor& norm_bias, double eps, const Tensor& w, const Tensor& bias,
+                   Activation activation, const Tensor& sum, const Tensor& norm,
+                   const Tensor& y) override {
+    check(x.size() == norm.size() && y.size() == x.shape[0] * w.shape[0] &&
+              (!delta || (sum.size() == x.size() && sum.data != x.data)),
+          "norm and linear: shapes");
+    if (!cuda::narrow_norm_linear(context_, x, delta, norm_weight, norm_bias, eps, w, bias,
+                                  activation, sum, norm, y))
+      Backend::norm_linear(x, delta, norm_weight, norm_bias, eps, w, bias, activation, sum, norm,
+                           y);
+  }
   void linear_backward_input(const Tensor& dy, const Tensor& w, Activation activation,
                              const Tensor& saved, const Tensor& dx) override;
   void activation_backward(const Tensor& dy, Activation activation, const Tensor& saved,
@@ -221,7 +233,7 @@ class CudaBackend final : public Backend {
   void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
                         const Tensor& values, const Tensor& out) override {
     check(shape.position - shape.first < shape.capacity, "decoding sees no more than the cache");
-    cuda::attention_decode(shape, qkv, keys, values, out, context_.stream(), workspace_);
+    cuda::attention_decode(context_, shape, qkv, keys, values, out);
   }
   void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
                                const Tensor& out) override {
@@ -301,6 +313,7 @@ void CudaBackend::linear_forward(const Tensor& x, const Tensor& w, const Tensor&
   check(w.shape[1] == K && y.size() == M * N && (!bias || bias.size() == N) &&
             (!pre || pre.size() == M * N),
         "linear: shapes");
+  if (!pre && cuda::narrow_linear(context_, x, w, bias, activation, y)) return;
   if (M <= cuda::kFewRows) return cuda::few_row_linear(context_, x, w, bias, activation, pre, y);
   if (activation == Activation::none && !pre && in_fp8(M, N, K, {&x, &w, &y}))
     return fp8_->linear_forward(x, w, bias, y);

@@ -73,8 +73,11 @@ Context::Context() {
   name_ = properties.name;
   multiprocessors_ = properties.multiProcessorCount;
   multiplies_fp8_ = properties.major * 10 + properties.minor >= 89;
+  shared_memory_ = static_cast<int>(properties.sharedMemPerBlockOptin);
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   check_cublas(cublas().create(&cublas_), "create");
+  arrivals_ = allocate_on_device(kArrivals * sizeof(unsigned));
+  check_cuda(cudaMemsetAsync(arrivals_.data(), 0, arrivals_.bytes(), stream_), "context");
   void* staging = nullptr;
   check_cuda(cudaMallocHost(&staging, kStagings * kStagingBytes), "pinned memory");
   staging_ = static_cast<std::byte*>(staging);
@@ -105,18 +108,18 @@ namespace {
 
 class Graph final : public Recording {
  public:
-  Graph(cudaStream_t stream, cudaGraphExec_t graph, std::shared_ptr<Buffer> scratch)
-      : stream_(stream), graph_(graph), scratch_(std::move(scratch)) {}
+  Graph(Context& context, cudaGraphExec_t graph, std::shared_ptr<Buffer> scratch)
+      : context_(context), graph_(graph), scratch_(std::move(scratch)) {}
   ~Graph() override {
-    cudaStreamSynchronize(stream_);
+    cudaStreamSynchronize(context_.stream());
     cudaGraphExecDestroy(graph_);
   }
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
-  void replay() override { check_cuda(cudaGraphLaunch(graph_, stream_), "replay"); }
+  void replay() override { check_cuda(cudaGraphLaunch(graph_, context_.stream()), "replay"); }
 
  private:
-  cudaStream_t stream_;
+  Context& context_;
   cudaGraphExec_t graph_;
   std::shared_ptr<Buffer> scratch_;
 };
@@ -125,7 +128,7 @@ class Graph final : public Recording {
 
 std::unique_ptr<Recording> Context::record(const std::function<void()>& work) {
   cudaGraph_t graph = nullptr;
-  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "record");
+  check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "record");
   recording_ = true;
   try {
     work();
@@ -141,10 +144,11 @@ std::unique_ptr<Recording> Context::record(const std::function<void()>& work) {
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check_cuda(status, "record");
-  return std::make_unique<Graph>(stream_, executable, scratch_);
+  return std::make_unique<Graph>(*this, executable, scratch_);
 }
 
 void Context::upload(void* dst, const void* src, size_t bytes) {
+  const cudaStream_t to_device = stream();
   auto* to = static_cast<std::byte*>(dst);
   const auto* from = static_cast<const std::byte*>(src);
   while (bytes > 0) {
@@ -153,7 +157,7 @@ void Context::upload(void* dst, const void* src, size_t bytes) {
     std::byte* piece = staging_ + static_cast<size_t>(turn) * kStagingBytes;
     check_cuda(cudaEventSynchronize(staged_[turn]), "upload");  // the piece's earlier copy is done
     std::memcpy(piece, from, size);
-    check_cuda(cudaMemcpyAsync(to, piece, size, cudaMemcpyHostToDevice, stream_), "upload");
+    check_cuda(cudaMemcpyAsync(to, piece, size, cudaMemcpyHostToDevice, to_device), "upload");
     check_cuda(cudaEventRecord(staged_[turn], stream_), "upload");
     from += size;
     to += size;

@@ -24,9 +24,20 @@ class Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  cudaStream_t stream() const { return stream_; }
+  cudaStream_t stream() {
+    overlaps_ = false;
+    return stream_;
+  }
+  // The same for kernels that know how to start early (overlap.cuh). May the next one do so: was
+  // the last work on the stream such a kernel, too?
+  cudaStream_t overlapped_stream() {
+    overlaps_ = true;
+    return stream_;
+  }
+  bool overlaps() const { return overlaps_; }
   cublasLtHandle_t cublas_handle() const { return cublas_; }
   int multiprocessors() const { return multiprocessors_; }
+  int shared_memory() const { return shared_memory_; }  // bytes that a block can have at most
   const std::string& device_name() const { return name_; }
   bool multiplies_fp8() const { return multiplies_fp8_; }
 
@@ -40,6 +51,11 @@ class Context {
   // A graph of what `work` enqueues (Backend::record). It goes on using the scratch memory of now.
   std::unique_ptr<Recording> record(const std::function<void()>& work);
 
+  // kArrivals zeros, in which the blocks of a kernel count how many of them are done; it leaves
+  // zeros.
+  static constexpr int64_t kArrivals = 1024;
+  unsigned* arrivals() const { return reinterpret_cast<unsigned*>(arrivals_.data()); }
+
   // Copies from pageable memory through pinned memory: `src` may be reused at once, and nothing
   // waits for earlier work on the stream.
   void upload(void* dst, const void* src, size_t bytes);
@@ -49,12 +65,14 @@ class Context {
   static constexpr int kStagings = 2;
 
   cudaStream_t stream_ = nullptr;
+  bool overlaps_ = false;
   cublasLtHandle_t cublas_ = nullptr;
-  int multiprocessors_ = 0;
+  int multiprocessors_ = 0, shared_memory_ = 0;
   bool multiplies_fp8_ = false;
   std::string name_;
   std::shared_ptr<Buffer> scratch_ = std::make_shared<Buffer>();
   bool recording_ = false;
+  Buffer arrivals_;
   std::byte* staging_ = nullptr;  // kStagings pieces, used in turn
   cudaEvent_t staged_[kStagings] = {};
   int next_staging_ = 0;

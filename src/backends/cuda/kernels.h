@@ -67,6 +67,18 @@ void adamw(Context& context, const AdamwStep& step, const Tensor& value, const T
 void sample(Context& context, const SampleShape& shape, const Tensor& logits, const Tensor& draws,
             const Tensor& tokens);
 
+// narrow_products.cu
+// y = act(x . w^T + bias) for at most kNarrowRows rows in bf16: reads w once, at the speed of
+// memory. False where the shape does not suit it.
+inline constexpr int64_t kNarrowRows = 64;
+bool narrow_linear(Context& context, const Tensor& x, const Tensor& w, const Tensor& bias,
+                   Activation activation, const Tensor& y);
+// The same of the norm of sum = x + delta, as Backend::norm_linear().
+bool narrow_norm_linear(Context& context, const Tensor& x, const Tensor& delta,
+                        const Tensor& norm_weight, const Tensor& norm_bias, double eps,
+                        const Tensor& w, const Tensor& bias, Activation activation,
+                        const Tensor& sum, const Tensor& norm, const Tensor& y);
+
 // plain_products.cu
 // y = act(x . w^T + bias) for at most kFewRows rows: reads w once, at the speed of memory.
 inline constexpr int64_t kFewRows = 8;
