@@ -1,6 +1,7 @@
 #include "generate/decoder.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "generate/prefill.h"
 
@@ -47,7 +48,7 @@ void Decoder::plan(Arena& arena) {
 void Decoder::reset() {
   for (StageDecoder& stage : stages_) stage.reset();
   length_ = 0;
-  advanced_ = false;
+  advanced_ = coarsest_ahead_ = false;
 }
 
 void Decoder::prompt(const uint16_t* tokens, int64_t count) {
@@ -81,7 +82,7 @@ void Decoder::start(const std::vector<uint16_t>& rows) {
   std::vector<uint16_t> column(static_cast<size_t>(batch_));
   while (length_ < count) {
     for (int64_t b = 0; b < batch_; ++b) column[static_cast<size_t>(b)] = at(b, length_);
-    run(stages_.size() - 1, 0);
+    run_stage(stages_.size() - 1, 0);
     advanced_ = true;
     accept(column.data());
   }
@@ -96,16 +97,17 @@ void Decoder::slide() {
   start(rows);
 }
 
-void Decoder::run(size_t s, size_t coarsest) {
+void Decoder::run_stage(size_t s, size_t coarsest) {
+  if (s == 0 && std::exchange(coarsest_ahead_, false)) return;
   if (s > 0 && stages_[s].starts_sequence()) {
-    if (s > coarsest) run(s - 1, coarsest);
+    if (s > coarsest) run_stage(s - 1, coarsest);
     stages_[s].condition(stages_[s - 1].out());
   }
   stages_[s].step();
 }
 
 void Decoder::step(size_t coarsest) {
-  run(stages_.size() - 1, coarsest);
+  run_stage(stages_.size() - 1, coarsest);
   backend_.linear_forward(stages_.back().out(), model_.head().value, {}, Activation::none, {},
                           logits_);
 }
@@ -163,7 +165,13 @@ const std::vector<uint16_t>& Decoder::draw(const Run& run) {
   else
     draw_each(run);
   drawn_.resize(static_cast<size_t>(run.count * batch_));
-  backend_.to_host(drawn_.data(), tokens_.slice(run.first, run.count));
+  const auto wait = backend_.fetch(drawn_.data(), tokens_.slice(run.first, run.count));
+  // The caller gets these bytes while the device begins the next patch.
+  if (backend_.asynchronous() && length_ % run_length_ == 0 && !full()) {
+    run_stage(0, 0);
+    coarsest_ahead_ = true;
+  }
+  wait();
   std::copy(drawn_.begin(), drawn_.end(), rows_.begin() + start * batch_);
   return drawn_;
 }
@@ -198,7 +206,7 @@ void Decoder::draw_patch(const Run& run) {
     patch_has_run_ = true;
     return;
   }
-  stages_[0].step();
+  run_stage(0, 0);
   recording_->replay();
   length_ = end;
   for (size_t s = 1; s < stages_.size(); ++s) stages_[s].skip(end / patch_);

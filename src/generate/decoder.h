@@ -58,9 +58,10 @@ class Decoder {
   Tensor token(int64_t i) const { return tokens_.slice(i, 1).view({batch_}); }
 
   // Of the stages from `coarsest` on, whose parent, if any, has run.
-  void run(size_t stage, size_t coarsest);  // at its next position, its parents where one begins
-  void step(size_t coarsest);               // all, and the head
-  void complete(size_t coarsest);           // the positions that end with the last byte
+  void run_stage(size_t stage,
+                 size_t coarsest);  // at its next position, its parents where one begins
+  void step(size_t coarsest);       // all, and the head
+  void complete(size_t coarsest);   // the positions that end with the last byte
   void complete_stage(size_t stage);
   void draw_each(const Run& run);
   void draw_patch(const Run& run);
@@ -69,9 +70,10 @@ class Decoder {
   Backend& backend_;
   int64_t batch_, context_, patch_, run_length_, length_ = 0;
   Choose choose_;
-  bool advanced_ = false;       // the next position has run
-  bool patch_has_run_ = false;  // as a whole, operation by operation
-  std::vector<uint16_t> rows_;  // (context, B): the bytes so far
+  bool advanced_ = false;        // the next position has run
+  bool coarsest_ahead_ = false;  // the coarsest stage's next position has run
+  bool patch_has_run_ = false;   // as a whole, operation by operation
+  std::vector<uint16_t> rows_;   // (context, B): the bytes so far
   std::vector<uint16_t> drawn_;
   Buffer buffer_;
   std::vector<StageDecoder> stages_;
