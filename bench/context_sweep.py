@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The cost of a byte in training over the length of the context, at fixed models.
 
-    bench/context_sweep.py measure build/megabyte > sweep.json     on a machine with a GPU, minutes
-    bench/context_sweep.py draw sweep.json docs/context.svg        a Markdown table, and the plot
+    bench/context_sweep.py measure build/megabyte > sweep.jsonl    on a machine with a GPU, minutes
+    bench/context_sweep.py draw sweep.jsonl docs/context.svg        a Markdown table, and the plot
 
 A MEGABYTE of the paper's Image640 sizes (global width 768 and 12 blocks, local width 768 and 8) in
 patches of 128 bytes, and a byte Transformer of as many blocks. Neither has a table of positions
@@ -47,16 +47,14 @@ def run(megabyte, device, model, length, bytes_a_step):
 
 
 def measure(options):
-    points = []
     for model, longest, bytes_a_step in (("MEGABYTE", LENGTHS[-1], options.bytes),
                                          ("byte Transformer", options.transformer, options.transformer)):
         for length in LENGTHS:
             if length > longest:
                 break
-            points.append(run(options.megabyte, options.device, model, length, bytes_a_step))
-            print(f"{model} {length}: {points[-1]['bytes_per_s']:.0f} bytes/s", file=sys.stderr, flush=True)
-    json.dump(points, sys.stdout, indent=1)
-    print()
+            point = run(options.megabyte, options.device, model, length, bytes_a_step)
+            print(json.dumps(point), flush=True)
+            print(f"{model} {length}: {point['bytes_per_s']:.0f} bytes/s", file=sys.stderr, flush=True)
 
 
 def milliseconds(point):
@@ -113,7 +111,7 @@ def plot(points, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    measuring = commands.add_parser("measure", help="run the models, JSON to stdout")
+    measuring = commands.add_parser("measure", help="run the models; a line of JSON to stdout for each point")
     measuring.add_argument("megabyte", help="the program")
     measuring.add_argument("--device", default="cuda")
     measuring.add_argument("--bytes", type=int, default=2**19, help="of a MEGABYTE's step, at least (default: %(default)s)")
@@ -121,16 +119,16 @@ def main():
                            help="longest context of the Transformer, and bytes of its steps (default: %(default)s)")
     measuring.set_defaults(command=measure)
     drawing = commands.add_parser("draw", help="a table to stdout, a plot to a file")
-    drawing.add_argument("json", help="what `measure` wrote")
+    drawing.add_argument("points", help="what `measure` wrote")
     drawing.add_argument("svg", help="the plot's file")
-    drawing.set_defaults(command=lambda options: draw(options.json, options.svg))
+    drawing.set_defaults(command=lambda options: draw(options.points, options.svg))
     options = parser.parse_args()
     options.command(options)
 
 
 def draw(results, svg):
     with open(results) as file:
-        points = json.load(file)
+        points = [json.loads(line) for line in file]
     table(points)
     plot(points, svg)
 
