@@ -131,6 +131,18 @@ std::vector<OpCase> attention_cases() {
       cases.push_back(attention_case(s, 1, true));
       cases.push_back(attention_backward_case(s, 1));
     }
+  // Linear attention that goes by running states: chunks, segments of them, each with a rest.
+  const AttentionShape by_states[] = {{2, 128, 128, 1, 64},
+                                      {2, 200, 200, 2, 32},
+                                      {1, 300, 300, 2, 64},
+                                      {2, 165, 165, 1, 128},
+                                      {1, 513, 513, 1, 32}};
+  for (AttentionShape s : by_states) {
+    s.linear = true;
+    cases.push_back(attention_case(s, 1, false));
+    cases.push_back(attention_case(s, 1, true));
+    cases.push_back(attention_backward_case(s, 1));
+  }
   // Scores beyond what an exponential holds in float; smaller ones for backward, which takes the
   // exponential of their difference to the log-sum-exp, both rounded to float.
   const AttentionShape large{4, 12, 12, 2, 16, 2, 5};

@@ -45,21 +45,34 @@ bool is_long(const AttentionRows& rows, int from) {
   return rows.head_dim >= 64 && rows.length + rows.cross >= from && long_supported();
 }
 
-template <class T>
-AttentionForward<T> forward_arguments(const Tensor& qkv, const Tensor& out, const Tensor& stats) {
-  return {static_cast<const T*>(qkv.data), static_cast<T*>(out.data),
-          static_cast<float*>(stats.data)};
+// Lengths from which on linear attention goes by running states instead of pairs.
+constexpr int kLongLinear = 128;
+
+bool goes_by_states(const AttentionRows& rows, bool linear) {
+  return linear && rows.sequences == 1 && rows.cross == 0 && rows.queries == rows.length &&
+         rows.length >= kLongLinear && has_tensor_core_kernels(rows);
+}
+
+size_t state_bytes(const AttentionRows& rows) {
+  const LinearSegments segments = linear_segments(rows);
+  if (segments.count == 1) return 0;
+  return static_cast<size_t>(rows.width()) * static_cast<size_t>(rows.head_dim + 1) *
+         static_cast<size_t>(rows.rows) * static_cast<size_t>(segments.count) * sizeof(float);
 }
 
 template <class T>
-AttentionBackward<T> backward_arguments(const Tensor& qkv, const Tensor& out, const Tensor& stats,
-                                        const Tensor& dout, const Tensor& dqkv, void* delta) {
-  return {static_cast<const T*>(qkv.data),
-          static_cast<const T*>(out.data),
-          static_cast<const float*>(stats.data),
-          static_cast<const T*>(dout.data),
-          static_cast<T*>(dqkv.data),
-          static_cast<float*>(delta)};
+void forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out, const Tensor& stats,
+             cudaStream_t stream, const Workspace& workspace) {
+  const AttentionRows rows = rows_of(shape);
+  const AttentionForward<T> x{static_cast<const T*>(qkv.data), static_cast<T*>(out.data),
+                              static_cast<float*>(stats.data)};
+  if (goes_by_states(rows, shape.linear))
+    return linear_forward(rows, x, static_cast<float*>(workspace(state_bytes(rows))), stream);
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    if (!shape.linear && has_tensor_core_kernels(rows))
+      return is_long(rows, kLongForward) ? long_forward(rows, x, stream)
+                                         : window_forward(rows, x, stream);
+  general_forward(rows, shape.linear, x, stream);
 }
 
 template <class T>
@@ -67,9 +80,17 @@ void backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
               const Tensor& stats, const Tensor& dout, const Tensor& dqkv, cudaStream_t stream,
               const Workspace& workspace) {
   const AttentionRows rows = rows_of(shape);
-  const auto statistics = static_cast<size_t>(shape.sequences * shape.heads * shape.queries);
-  const auto x =
-      backward_arguments<T>(qkv, out, stats, dout, dqkv, workspace(statistics * sizeof(float)));
+  const bool by_states = goes_by_states(rows, shape.linear);
+  const auto deltas = static_cast<size_t>(shape.sequences * shape.heads * shape.queries);
+  auto* scratch =
+      static_cast<float*>(workspace(deltas * sizeof(float) + (by_states ? state_bytes(rows) : 0)));
+  const AttentionBackward<T> x{static_cast<const T*>(qkv.data),
+                               static_cast<const T*>(out.data),
+                               static_cast<const float*>(stats.data),
+                               static_cast<const T*>(dout.data),
+                               static_cast<T*>(dqkv.data),
+                               scratch};
+  if (by_states) return linear_backward(rows, x, scratch + deltas, stream);
   if (shape.queries < shape.length)  // the kernels write the query gradients of those that ask
     check_cuda(cudaMemsetAsync(dqkv.data, 0, dqkv.bytes(), stream), "attention_backward");
   if constexpr (std::is_same_v<T, __nv_bfloat16>)
@@ -82,15 +103,11 @@ void backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
 }  // namespace
 
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
-                       const Tensor& stats, cudaStream_t stream, const Workspace&) {
-  const AttentionRows rows = rows_of(shape);
+                       const Tensor& stats, cudaStream_t stream, const Workspace& workspace) {
   if (qkv.dtype == DType::f32)
-    return general_forward(rows, shape.linear, forward_arguments<float>(qkv, out, stats), stream);
-  const auto x = forward_arguments<__nv_bfloat16>(qkv, out, stats);
-  if (!shape.linear && has_tensor_core_kernels(rows))
-    return is_long(rows, kLongForward) ? long_forward(rows, x, stream)
-                                       : window_forward(rows, x, stream);
-  general_forward(rows, shape.linear, x, stream);
+    forward<float>(shape, qkv, out, stats, stream, workspace);
+  else
+    forward<__nv_bfloat16>(shape, qkv, out, stats, stream, workspace);
 }
 
 void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
@@ -100,18 +117,6 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
     backward<float>(shape, qkv, out, stats, dout, dqkv, stream, workspace);
   else
     backward<__nv_bfloat16>(shape, qkv, out, stats, dout, dqkv, stream, workspace);
-}
-
-void linear_attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
-                              const Tensor& stats, cudaStream_t stream,
-                              const Workspace& workspace) {
-  attention_forward(shape, qkv, out, stats, stream, workspace);
-}
-
-void linear_attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
-                               const Tensor& stats, const Tensor& dout, const Tensor& dqkv,
-                               cudaStream_t stream, const Workspace& workspace) {
-  attention_backward(shape, qkv, out, stats, dout, dqkv, stream, workspace);
 }
 
 }  // namespace megabyte::cuda

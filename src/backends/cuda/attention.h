@@ -18,20 +18,14 @@ namespace megabyte::cuda {
 // the same callback (one call for each operation: ask for everything at once).
 using Workspace = std::function<void*(size_t bytes)>;
 
-// Softmax attention. `stats` may be Tensor{} when nothing will run backward.
+// Softmax attention, or linear attention where shape.linear. `stats` may be Tensor{} when nothing
+// will run backward.
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
                        const Tensor& stats, cudaStream_t stream, const Workspace& workspace);
 // Writes all of dqkv; positions that ask nothing get a query gradient of 0.
 void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
                         const Tensor& stats, const Tensor& dout, const Tensor& dqkv,
                         cudaStream_t stream, const Workspace& workspace);
-
-// The same where shape.linear.
-void linear_attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
-                              const Tensor& stats, cudaStream_t stream, const Workspace& workspace);
-void linear_attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
-                               const Tensor& stats, const Tensor& dout, const Tensor& dqkv,
-                               cudaStream_t stream, const Workspace& workspace);
 
 // One new position with cached keys and values (softmax or shape.linear), and with a running state.
 // The first overlaps with its neighbours on the stream (overlap.cuh).

@@ -30,6 +30,20 @@ template <class T>
 void general_backward(const AttentionRows& rows, bool linear, const AttentionBackward<T>& x,
                       cudaStream_t stream);
 
+// Linear attention in time linear in the length, for sequences of which every position asks and
+// sees its own sequence only (rows.sequences = 1). Heads of 32, 64 or 128. `states`: scratch for
+// head_dim * (head_dim + 1) floats of every segment of every head; none for one segment.
+struct LinearSegments {
+  int length, count;
+};
+LinearSegments linear_segments(const AttentionRows& rows);
+template <class T>
+void linear_forward(const AttentionRows& rows, const AttentionForward<T>& x, float* states,
+                    cudaStream_t stream);
+template <class T>
+void linear_backward(const AttentionRows& rows, const AttentionBackward<T>& x, float* states,
+                     cudaStream_t stream);
+
 // Tensor cores, one warp for 16 positions of a head: for short windows. Heads of 32, 64 or 128.
 void window_forward(const AttentionRows& rows, const AttentionForward<__nv_bfloat16>& x,
                     cudaStream_t stream);

@@ -200,19 +200,12 @@ class CudaBackend final : public Backend {
     check(qkv.size() == shape.sequences * shape.length * 3 * shape.dim() &&
               out.size() == shape.sequences * shape.queries * shape.dim(),
           "attention: shapes");
-    if (shape.linear)
-      cuda::linear_attention_forward(shape, qkv, out, stats, context_.stream(), workspace_);
-    else
-      cuda::attention_forward(shape, qkv, out, stats, context_.stream(), workspace_);
+    cuda::attention_forward(shape, qkv, out, stats, context_.stream(), workspace_);
   }
   void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
                           const Tensor& stats, const Tensor& dout, const Tensor& dqkv) override {
     check(dqkv.size() == qkv.size() && dout.size() == out.size(), "attention: gradient shapes");
-    if (shape.linear)
-      cuda::linear_attention_backward(shape, qkv, out, stats, dout, dqkv, context_.stream(),
-                                      workspace_);
-    else
-      cuda::attention_backward(shape, qkv, out, stats, dout, dqkv, context_.stream(), workspace_);
+    cuda::attention_backward(shape, qkv, out, stats, dout, dqkv, context_.stream(), workspace_);
   }
 
   void cross_entropy(const LossShape& shape, const Tensor& logits, const Tensor& targets,
