@@ -57,11 +57,12 @@ class Decoder {
   bool full() const { return length_ == context_; }
   Tensor token(int64_t i) const { return tokens_.slice(i, 1).view({batch_}); }
 
-  // Of the stages from `coarsest` on, whose parent, if any, has run.
-  void run_stage(size_t stage,
-                 size_t coarsest);  // at its next position, its parents where one begins
-  void step(size_t coarsest);       // all, and the head
-  void complete(size_t coarsest);   // the positions that end with the last byte
+  // Of the stages from `coarsest` on, whose parent, if any, has run: one at its next position,
+  // after its parents where a sequence begins; all of them, and the head; the positions that end
+  // with the last byte.
+  void run_stage(size_t stage, size_t coarsest);
+  void step(size_t coarsest);
+  void complete(size_t coarsest);
   void complete_stage(size_t stage);
   void draw_each(const Run& run);
   void draw_patch(const Run& run);

@@ -162,12 +162,12 @@ class Backend {
   }
 
   // --- memory
+
   // The most bytes held at once so far: by the whole process where tensors lie in the host's
   // memory, else on the device (beside what its driver holds for a process).
   virtual size_t peak_memory() const = 0;
   // Bytes that operations take beside what is allocated here, about.
   virtual size_t workspace() const = 0;
-  // -------------------------------------------------------------------------------------
   // Uninitialised memory, aligned to Arena::kAlignment. Error that says how much was asked for.
   virtual Buffer allocate(size_t bytes) = 0;
   virtual void from_host(const Tensor& dst, const void* src) = 0;  // bytes of dst
@@ -187,9 +187,9 @@ class Backend {
                          int64_t dst_stride, int64_t rows, int64_t cols) = 0;
 
   // --- input side
-  // --------------------------------------------------------------------------------- tokens
-  // (sequences * length * patch) u16, table (V, dim), positions (>= length * patch, dim) or none,
-  // pad (patch * dim) when shifted, out (sequences * length, patch * dim) residual dtype.
+
+  // tokens (sequences * length * patch) u16, table (V, dim), positions (>= length * patch, dim) or
+  // none, pad (patch * dim) when shifted, out (sequences * length, patch * dim) residual dtype.
   virtual void embed_forward(const EmbedShape& shape, const Tensor& tokens, const Tensor& table,
                              const Tensor& positions, const Tensor& pad, const Tensor& out) = 0;
   // dout: residual gradient dtype. Adds to dtable, dpositions, dpad (master dtype).
@@ -214,9 +214,10 @@ class Backend {
                    const Tensor& out) = 0;  // may alias; any dtypes
 
   // --- products
-  // ----------------------------------------------------------------------------------- y (M, N) =
-  // act(pre), pre (M, N) = x (M, K) . w (N, K)^T + bias (N). `pre` is kept for backward when given
-  // (needed for gelu only). y is in compute, residual or master dtype; the rest in compute dtype.
+
+  // y (M, N) = act(pre), pre (M, N) = x (M, K) . w (N, K)^T + bias (N). `pre` is kept for backward
+  // when given (needed for gelu only). y is in compute, residual or master dtype; the rest in
+  // compute dtype.
   virtual void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias,
                               Activation activation, const Tensor& pre, const Tensor& y) = 0;
   // dx (M, K) = (dy (M, N) . w (N, K)) * act'. For gelu `saved` is the pre-activation, for relu the
@@ -252,11 +253,11 @@ class Backend {
   virtual void use_fp8(bool on);
 
   // --- blocks
-  // ------------------------------------------------------------------------------------- sum (M,
-  // D) = x + dropout(delta); xhat (M, D) = (sum - mean) * rstd, each row with its mean and rstd
-  // (M); y (M, D) = xhat * weight + bias. x and sum are in residual, delta, xhat and y in compute
-  // dtype. Without delta, sum is not written and may be Tensor{}. sum may be x; xhat and rstd may
-  // be Tensor{} when nothing will run backward.
+
+  // sum (M, D) = x + dropout(delta); xhat (M, D) = (sum - mean) * rstd, each row with its mean and
+  // rstd (M); y (M, D) = xhat * weight + bias. x and sum are in residual, delta, xhat and y in
+  // compute dtype. Without delta, sum is not written and may be Tensor{}. sum may be x; xhat and
+  // rstd may be Tensor{} when nothing will run backward.
   virtual void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                                      const Tensor& weight, const Tensor& bias, double eps,
                                      const Tensor& sum, const Tensor& y, const Tensor& xhat,
@@ -289,9 +290,10 @@ class Backend {
                                   const Tensor& stats, const Tensor& dout, const Tensor& dqkv) = 0;
 
   // --- loss, optimizer
-  // ---------------------------------------------------------------------------- logits (rows *
-  // length, vocab) master dtype, targets (rows * length) u16. Writes losses (rows * length, nats,
-  // master dtype) and dlogits (compute dtype) when given; adds the sum of losses to total (1, f64).
+
+  // logits (rows * length, vocab) master dtype, targets (rows * length) u16. Writes losses (rows *
+  // length, nats, master dtype) and dlogits (compute dtype) when given; adds the sum of losses to
+  // total (1, f64).
   virtual void cross_entropy(const LossShape& shape, const Tensor& logits, const Tensor& targets,
                              const Tensor& losses, const Tensor& dlogits, const Tensor& total) = 0;
   virtual void sum_of_squares(const Tensor& x, const Tensor& total) = 0;  // adds to total (1, f64)
@@ -302,9 +304,9 @@ class Backend {
                      const Tensor& norm_sq) = 0;
 
   // --- decoding
-  // ----------------------------------------------------------------------------------- qkv (batch,
-  // 3 * dim); keys, values (batch, heads, capacity, head_dim) compute dtype. Stores the new key and
-  // value, then attends; out (batch, dim).
+
+  // qkv (batch, 3 * dim); keys, values (batch, heads, capacity, head_dim) compute dtype. Stores the
+  // new key and value, then attends; out (batch, dim).
   virtual void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
                                 const Tensor& values, const Tensor& out) = 0;
   // Linear attention as a running state: state (batch, heads, head_dim + 1, head_dim), master

@@ -45,7 +45,7 @@ struct Piece {
       if (begin(i) >= width)
         at = Chunk{};
       else if constexpr (sizeof(Chunk) == 16)
-        copy_async(&at, from + begin(i));
+        copy_async(shared_address(&at), from + begin(i));
       else
         at = *reinterpret_cast<const Chunk*>(from + begin(i));
     }
@@ -169,7 +169,7 @@ struct Queue {
 
   // For a block of so many keys.
   static int bytes(int64_t keys) {
-    const int64_t batches = divide_up(keys, kThreads / 8 * kCount);
+    const int64_t batches = ceil_div(keys, kThreads / 8 * kCount);
     return static_cast<int>(std::min<int64_t>(batches, kBatches)) * kCount * kKeyBytes;
   }
 };
@@ -341,9 +341,9 @@ void launch_split(Context& context, const DecodeShape& shape, const Args&... arg
   const int64_t visible = shape.position - shape.first + 1, pairs = shape.batch * shape.heads;
   // Few pairs: their keys are split so that every multiprocessor has work.
   const int64_t enough = 8 * context.multiprocessors();
-  const int64_t most = std::min<int64_t>(kMaxSplits, divide_up(visible, kKeysPerBlock));
-  const int64_t per_block = divide_up(visible, std::clamp(enough / pairs, int64_t{1}, most));
-  const int64_t splits = divide_up(visible, per_block);
+  const int64_t most = std::min<int64_t>(kMaxSplits, ceil_div(visible, kKeysPerBlock));
+  const int64_t per_block = ceil_div(visible, std::clamp(enough / pairs, int64_t{1}, most));
+  const int64_t splits = ceil_div(visible, per_block);
   check(splits == 1 || pairs <= Context::kArrivals, "decode: a counter for each head");
   const DecodeCall call{static_cast<int>(shape.heads),    static_cast<int>(shape.head_dim),
                         static_cast<int>(shape.capacity), static_cast<int>(per_block),

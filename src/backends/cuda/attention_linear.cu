@@ -18,11 +18,12 @@
 
 #include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/check.h"
+#include "backends/cuda/tf32_products.cuh"
 
 namespace megabyte::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = kTf32Threads, kWarps = kThreads / 32;
 
 enum class Source { q, k, v, g };
 enum class Result { out, dq, dk, dv };
@@ -93,110 +94,34 @@ __device__ int64_t element(const LinearArguments<T>& x, const Share& share, int 
   return ((row * parts + part) * x.heads + share.head) * D;
 }
 
-// What a thread reads or writes at once.
+// Elements that a thread reads or writes at once.
 template <class T>
-struct alignas(16) Access {
-  static constexpr int kElements = 16 / sizeof(T);
-  T v[kElements];
-};
+constexpr int kElements = 16 / sizeof(T);
 
 // tile[r] = position first + r, with stride `stride`; zeros after the end.
 template <int D, Source S, class T>
 __device__ void load_tile(float* tile, int stride, const LinearArguments<T>& x, const Share& share,
                           int first) {
-  constexpr int kElements = Access<T>::kElements, kAccesses = D / kElements;
+  constexpr int kAccesses = D / kElements<T>;
   for (int i = static_cast<int>(threadIdx.x); i < Tiles<D>::kChunk * kAccesses; i += kThreads) {
-    const int r = i / kAccesses, column = i % kAccesses * kElements, position = first + r;
-    float values[kElements] = {};
+    const int r = i / kAccesses, column = i % kAccesses * kElements<T>, position = first + r;
+    Floats<kElements<T>> values = {};
     if (position < x.length) {
       const T* from =
           (S == Source::g ? x.dout : x.qkv) + element<D, S>(x, share, position) + column;
-      const auto access = *reinterpret_cast<const Access<T>*>(from);
+      values = load<kElements<T>>(from);
       float factor = 1;
       if constexpr (S == Source::g) factor /= x.stats[int64_t{share.pair} * x.length + position];
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) {
-        const float value = to_float(access.v[e]);
-        values[e] = S == Source::q || S == Source::k ? feature(value) : value * factor;
-      }
+      for (int e = 0; e < kElements<T>; ++e)
+        values[e] = S == Source::q || S == Source::k ? feature(values[e]) : values[e] * factor;
     }
 #pragma unroll
-    for (int e = 0; e < kElements; e += 4)
+    for (int e = 0; e < kElements<T>; e += 4)
       *reinterpret_cast<float4*>(tile + r * stride + column + e) =
           make_float4(values[e], values[e + 1], values[e + 2], values[e + 3]);
   }
 }
-
-__device__ uint32_t to_tf32(float x) {
-  uint32_t result;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(x));
-  return result;
-}
-
-__device__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// An operand and what its rounding leaves.
-template <bool kSplit, int N>
-struct Operand {
-  uint32_t high[N], low[N];
-  __device__ void set(int i, float x) {
-    high[i] = to_tf32(x);
-    if constexpr (kSplit) low[i] = to_tf32(x - __uint_as_float(high[i]));
-  }
-};
-
-// Adds to the warp's 16 x 8 kColumns sums a . b over [begin, end), whole eights. Lane 4 g + c has
-// rows g, g + 8 (i = 0, 1) and columns 8 n + 2 c + e: sums[n][2 i + e].
-template <bool kSplit, int kColumns, class A, class B>
-__device__ void multiply(float (&sums)[kColumns][4], int begin, int end, A&& a, B&& b) {
-  const int g = static_cast<int>(threadIdx.x % 32) / 4, c = static_cast<int>(threadIdx.x % 4);
-#pragma unroll 2
-  for (int k = begin; k < end; k += 8) {
-    Operand<kSplit, 4> left;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) left.set(i, a(g + i % 2 * 8, k + c + i / 2 * 4));
-#pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      Operand<kSplit, 2> right;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) right.set(i, b(k + c + i * 4, n * 8 + g));
-      if constexpr (kSplit) {
-        mma(sums[n], left.low, right.high);
-        mma(sums[n], left.high, right.low);
-      }
-      mma(sums[n], left.high, right.high);
-    }
-  }
-}
-
-// The warps' shares of a matrix: 16 rows and 8 kTiles columns each.
-template <int kRows, int kColumns>
-struct WarpShare {
-  static constexpr int kAlong = kWarps / (kRows / 16);  // warps that share their rows
-  static constexpr int kTiles = kColumns / (8 * kAlong);
-  static_assert(kTiles * 8 * kAlong == kColumns && kAlong * (kRows / 16) == kWarps);
-  int row, column;
-  __device__ WarpShare()
-      : row(static_cast<int>(threadIdx.x) / 32 / kAlong * 16),
-        column(static_cast<int>(threadIdx.x) / 32 % kAlong * kTiles * 8) {}
-
-  // Calls f(row, column, x, y) for neighbours x, y in a row.
-  template <class F>
-  __device__ void each_pair(float (&sums)[kTiles][4], F&& f) const {
-    const int g = static_cast<int>(threadIdx.x % 32) / 4, c = static_cast<int>(threadIdx.x % 4);
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        f(row + g + 8 * i, column + 8 * n + 2 * c, sums[n][2 * i], sums[n][2 * i + 1]);
-  }
-};
 
 __device__ void put(float* at, float x, float y) {
   *reinterpret_cast<float2*>(at) = make_float2(x, y);
@@ -364,21 +289,20 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(LinearArguments<T> x) {
     });
     __syncthreads();
 
-    constexpr int kElements = Access<T>::kElements, kAccesses = D / kElements;
+    constexpr int kAccesses = D / kElements<T>;
     for (int i = thread; i < At::kChunk * kAccesses; i += kThreads) {
-      const int r = i / kAccesses, column = i % kAccesses * kElements;
+      const int r = i / kAccesses, column = i % kAccesses * kElements<T>;
       if (first + r >= x.length) continue;
       const int64_t at = element<D, roles_of(R).place>(x, share, first + r) + column;
-      Access<T> input = {}, access;
-      if constexpr (has_c(R)) input = *reinterpret_cast<const Access<T>*>(x.qkv + at);
+      Floats<kElements<T>> input = {}, values;
+      if constexpr (has_c(R)) input = load<kElements<T>>(x.qkv + at);
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) {
-        float value = a[r * At::kByRow + column + e];
-        if constexpr (R == Result::out) value /= totals[r];
-        if constexpr (has_c(R)) value *= feature_slope(feature(to_float(input.v[e])));
-        access.v[e] = from_float<T>(value);
+      for (int e = 0; e < kElements<T>; ++e) {
+        values[e] = a[r * At::kByRow + column + e];
+        if constexpr (R == Result::out) values[e] /= totals[r];
+        if constexpr (has_c(R)) values[e] *= feature_slope(feature(input[e]));
       }
-      *reinterpret_cast<Access<T>*>(x.to + at) = access;
+      store(x.to + at, values);
     }
     if (n + 1 < share.chunks) add_chunk<R, kSplit, D>(state, extra, b, w, c);
   }
@@ -405,11 +329,10 @@ template <int D>
 LinearSegments segments_of(const AttentionRows& rows) {
   // Enough blocks for any device, of two chunks or more.
   constexpr int64_t kBlocks = 1024, kChunk = Tiles<D>::kChunk;
-  const int64_t most = divide_up(rows.length, 2 * kChunk);
-  const int64_t wanted = divide_up(kBlocks, int64_t{rows.rows} * rows.heads);
-  const int64_t segment =
-      divide_up(divide_up(rows.length, std::min(most, wanted)), kChunk) * kChunk;
-  return {static_cast<int>(segment), static_cast<int>(divide_up(rows.length, segment))};
+  const int64_t most = ceil_div(rows.length, 2 * kChunk);
+  const int64_t wanted = ceil_div(kBlocks, int64_t{rows.rows} * rows.heads);
+  const int64_t segment = ceil_div(ceil_div(rows.length, std::min(most, wanted)), kChunk) * kChunk;
+  return {static_cast<int>(segment), static_cast<int>(ceil_div(rows.length, segment))};
 }
 
 template <class Kernel, class T>
@@ -431,7 +354,7 @@ void compute(const LinearArguments<T>& x, const char* operation, cudaStream_t st
     launch(segment_kernel<R, D, T>, x.pairs * (x.segments - 1),
            kTile + kTileByColumn + kStates + At::kChunk, x, operation, stream);
     constexpr int kNumbers = (D + 1) * D;
-    const int64_t blocks = divide_up(int64_t{x.pairs} * kNumbers, kThreads);
+    const int64_t blocks = ceil_div(int64_t{x.pairs} * kNumbers, kThreads);
     before_segments_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
         x.states, x.pairs, x.segments, kNumbers, is_backwards(R));
     check_launch(operation);
@@ -490,7 +413,7 @@ void linear_backward(const AttentionRows& rows, const AttentionBackward<T>& back
   x.to = backward.dqkv;
   with_head_dim(rows, [&](auto width) {
     constexpr int D = width();
-    const int64_t blocks = divide_up(int64_t{x.pairs} * x.length, kWarps);
+    const int64_t blocks = ceil_div(int64_t{x.pairs} * x.length, kWarps);
     delta_kernel<D, T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(x, backward.out);
     check_launch("attention_backward");
     compute<Result::dq, D>(x, "attention_backward", stream);

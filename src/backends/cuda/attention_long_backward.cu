@@ -29,7 +29,7 @@ struct Layout {
   uint32_t base;
 
   __device__ explicit Layout(const uint8_t* memory)
-      : base((static_cast<uint32_t>(__cvta_generic_to_shared(memory)) + 1023) & ~uint32_t{1023}) {}
+      : base((shared_address(memory) + 1023) & ~uint32_t{1023}) {}
   __device__ Own own(int i) const { return {base + static_cast<uint32_t>(i) * Own::kBytes}; }
   __device__ Others others(int stage, int i) const {
     return {base + 2 * Own::kBytes + static_cast<uint32_t>(stage) * kStage +
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kGroups * 128, D == 64 ? 2 : 1)
         [&](int r) { return at(min(key + r, end - 1)) + width; });
     layout.others(stage, 1).template copy<kThreads>(
         [&](int r) { return at(min(key + r, end - 1)) + 2 * width; });
-    copies_end();
+    commit_copies();
   };
   layout.own(0).template copy<kThreads>(
       [&](int r) { return at(rows.position(min(first + r, last))); });
@@ -154,9 +154,8 @@ __global__ void __launch_bounds__(kGroups * 128, 1)
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int g = static_cast<int>(threadIdx.x) % 32 / 4, c = static_cast<int>(threadIdx.x) % 4;
   const int row_in_block = static_cast<int>(threadIdx.x) / 32 * 16 + g;
-  auto* statistics = reinterpret_cast<float*>(
-      memory + (layout.base - static_cast<uint32_t>(__cvta_generic_to_shared(memory))) +
-      L::kStatistics);
+  auto* statistics =
+      reinterpret_cast<float*>(memory + (layout.base - shared_address(memory)) + L::kStatistics);
 
   const AttentionBlock block(rows, rows.keys(), kOwn);
   const int head = block.head, row = block.row, first = block.first;
@@ -171,7 +170,7 @@ __global__ void __launch_bounds__(kGroups * 128, 1)
     layout.others(stage, 1).template copy<kThreads>([&](int r) {
       return x.dout + rows.out_row(row, min(query + r, end - 1)) * width + head * D;
     });
-    copies_end();
+    commit_copies();
     const int i = static_cast<int>(threadIdx.x);
     if (i < kOthers) {
       const int64_t at_stats = rows.stats_index(row, min(query + i, end - 1), head);

@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(kThreads, D == 64 ? 2 : 1)
   extern __shared__ uint8_t memory[];
   using L = Layout<D>;
   constexpr int kKeys = L::kKeys;
-  const auto base =
-      (static_cast<uint32_t>(__cvta_generic_to_shared(memory)) + 1023) & ~uint32_t{1023};
+  const auto base = (shared_address(memory) + 1023) & ~uint32_t{1023};
   const typename L::Queries queries{base};
   const auto keys_of = [&](int stage) {
     return typename L::Keys{base + L::Queries::kBytes + static_cast<uint32_t>(stage) * L::kStage};
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, D == 64 ? 2 : 1)
         [&](int r) { return at(min(key + r, end - 1)) + width; });
     values_of(stage).template copy<kThreads>(
         [&](int r) { return at(min(key + r, end - 1)) + 2 * width; });
-    copies_end();
+    commit_copies();
   };
   queries.template copy<kThreads>([&](int r) { return at(rows.position(min(first + r, last))); });
   copy_keys(start, 0);

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "backends/cuda/vector.cuh"
+
 namespace megabyte::cuda {
 
 // Division by a number known at launch (Granlund and Montgomery 1994), of numbers below 2^31.
@@ -82,24 +84,9 @@ struct AttentionBlock {
 __device__ inline float feature(float x) { return x > 0 ? x + 1 : expf(x); }
 __device__ inline float feature_slope(float phi) { return fminf(phi, 1); }
 
-__device__ inline float to_float(float x) { return x; }
-__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <class T>
-__device__ T from_float(float x);
-template <>
-__device__ inline float from_float<float>(float x) {
-  return x;
-}
-template <>
-__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
-  return __float2bfloat16(x);
-}
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The grid that AttentionBlock expects.
 inline unsigned attention_blocks(const AttentionRows& rows, int positions, int per_block) {
-  return static_cast<unsigned>(divide_up(positions, per_block) * rows.heads * rows.rows);
+  return static_cast<unsigned>(ceil_div(positions, per_block) * rows.heads * rows.rows);
 }
 
 }  // namespace megabyte::cuda

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "backends/cuda/attention_fragments.cuh"
+#include "backends/cuda/copies.cuh"
 
 namespace megabyte::cuda {
 
@@ -127,16 +128,15 @@ struct SharedTile {
     for (int r = static_cast<int>(threadIdx.x) / kChunks; r < kRows; r += kThreads / kChunks) {
       const uint32_t to = address + static_cast<uint32_t>(chunk / 8) * kPanel +
                           static_cast<uint32_t>(r * 128 + ((chunk ^ r) & 7) * 16);
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(row_of(r) + chunk * 8)
-                   : "memory");
+      copy_async(to, row_of(r) + chunk * 8);
     }
   }
 };
 
-__device__ inline void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until this thread's copies are there, also for the tensor cores; a barrier must follow.
 __device__ inline void copies_wait() {
-  asm volatile("cp.async.wait_group 0;\nfence.proxy.async.shared::cta;" ::: "memory");
+  wait_for_copies<0>();
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 // sums = a . b^T for rows from `row` of a, all rows of b.

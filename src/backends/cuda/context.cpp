@@ -134,12 +134,13 @@ std::unique_ptr<Recording> Context::record(const std::function<void()>& work) {
     work();
   } catch (...) {
     recording_ = false;
-    cudaStreamEndCapture(stream_, &graph);
+    cudaStreamEndCapture(stream(), &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);
     throw;
   }
   recording_ = false;
-  check_cuda(cudaStreamEndCapture(stream_, &graph), "record");
+  // stream(): the last work there is what came before the recording.
+  check_cuda(cudaStreamEndCapture(stream(), &graph), "record");
   cudaGraphExec_t executable = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);

@@ -9,10 +9,10 @@ __device__ inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes. What a thread copied itself it may read after wait_for_copies() without a barrier.
-__device__ inline void copy_async(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
-               : "memory");
+// 16 bytes to a shared address. What a thread copied itself it may read after wait_for_copies()
+// without a barrier.
+__device__ inline void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 // The copies since the last commit arrive together.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -52,7 +52,7 @@ class RowCopies {
 #else
     for (int i = 0; i < count; ++i)
       for (int at = lane * 16; at < bytes; at += 32 * 16)
-        copy_async(to + i * to_pitch + at, from + i * from_pitch + at);
+        copy_async(shared_address(to + i * to_pitch + at), from + i * from_pitch + at);
     commit_copies();
 #endif
   }

@@ -75,12 +75,6 @@ __device__ float4 load_constant(const float* p) {
   return v;
 }
 
-__device__ float warp_sum(float x) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0U, x, offset);
-  return x;
-}
-
 // A thread's part of a row that is normed: 4 elements at `first` and every `stride` further on.
 // Rows, no more than warps, are dealt to 1, 2, 4, ... neighbouring warps each.
 template <int kWarps, int kPacks>
@@ -287,7 +281,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
 template <class C>
 void launch(Context& context, const Product& a, const NormedInput& in) {
   launch_overlapped<narrow_kernel<C>>(context, "linear",
-                                      dim3(static_cast<unsigned>(divide_up(a.cols, C::kCols))),
+                                      dim3(static_cast<unsigned>(ceil_div(a.cols, C::kCols))),
                                       C::kThreads, static_cast<size_t>(C::shared_bytes(a)), a, in);
 }
 
