@@ -7,7 +7,7 @@
 
 #include <cstdio>
 #include <exception>
-#include <utility>
+#include <string>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -30,6 +30,21 @@ void start_with_brief_spinning(char** argv) {
   execv(path, argv);
 }
 
+// CLI11 would only say that a sub-command is missing.
+void check_commands(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* command = &app;
+  std::string so_far = "megabyte";
+  for (int i = 1; i < argc && argv[i][0] != '-' && command->get_require_subcommand_min() > 0; ++i) {
+    const auto named =
+        command->get_subcommands([&](const CLI::App* each) { return each->check_name(argv[i]); });
+    if (named.empty())
+      throw megabyte::UsageError(
+          fmt::format("there is no command '{}'; '{} --help' lists all", argv[i], so_far));
+    command = named.front();
+    so_far += fmt::format(" {}", argv[i]);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -44,15 +59,12 @@ int main(int argc, char** argv) {
   cli::add_train(app);
   cli::add_eval(app);
   cli::add_generate(app);
+  cli::add_data(app);
   cli::add_dump(app);
   cli::add_info(app);
   cli::add_bench(app);
   try {
-    // CLI11 would only say that a sub-command is missing.
-    const auto named = [&](const CLI::App* command) { return command->check_name(argv[1]); };
-    if (argc > 1 && argv[1][0] != '-' && std::as_const(app).get_subcommands(named).empty())
-      throw UsageError(
-          fmt::format("there is no command '{}'; 'megabyte --help' lists all", argv[1]));
+    check_commands(app, argc, argv);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {

@@ -36,6 +36,12 @@ void TrainOptions::add_to(CLI::App& command) {
   command.add_option("--out", out, "folder of the model")->required()->group(group);
   command.add_option("--valid", s.valid, "held-out data (default: the last 5% of --data)")
       ->group(group);
+  command
+      .add_option(
+          "--align", s.align,
+          "windows begin at multiples of so many bytes (an image, a patch, an audio sample)")
+      ->capture_default_str()
+      ->group(group);
   command.add_flag("--resume", resume, "continue the run in --out")->group(group);
   command.add_flag("--overwrite", overwrite, "replace the model in --out")
       ->excludes("--resume")

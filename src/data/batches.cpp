@@ -33,17 +33,19 @@ void check_window(const ByteRange& range, int64_t length, const std::string& wha
 }
 
 uint64_t window_begin(const ByteRange& range, int64_t length, uint64_t seed, uint64_t step,
-                      int64_t row) {
+                      int64_t row, int64_t align) {
   // Each row has a stream of its own: 2^31 rows, 2^32 steps.
   Random random(seed, kWindowStream + (static_cast<uint64_t>(row) << 32) + step);
-  return range.begin + random.below(range.size() - static_cast<uint64_t>(length) + 1);
+  const auto apart = static_cast<uint64_t>(align);
+  const uint64_t last = (range.size() - static_cast<uint64_t>(length)) / apart;
+  return range.begin + apart * random.below(last + 1);
 }
 
 void fill_batch(const ByteDataset& data, const ByteRange& range, const BatchShape& shape,
                 uint64_t seed, uint64_t step, uint16_t* tokens) {
   std::vector<uint8_t> window(static_cast<size_t>(shape.length));
   for (int64_t row = 0; row < shape.rows; ++row) {
-    const uint64_t begin = window_begin(range, shape.length, seed, step, row);
+    const uint64_t begin = window_begin(range, shape.length, seed, step, row, shape.align);
     data.read(begin, window);
     for (size_t i = 0; i < window.size(); ++i) {
       if (window[i] >= shape.vocab) fail_beyond_vocab(data, begin + i, window[i], shape.vocab);

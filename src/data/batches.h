@@ -15,17 +15,19 @@
 namespace megabyte {
 
 struct BatchShape {
-  int64_t rows;    // of a step in all
-  int64_t length;  // bytes of a window
-  int64_t vocab;   // bytes from here on are an Error that names file and place
+  int64_t rows;       // of a step in all
+  int64_t length;     // bytes of a window
+  int64_t vocab;      // bytes from here on are an Error that names file and place
+  int64_t align = 1;  // windows begin at multiples of so many bytes
 };
 
 // Error that names both sizes when `range` holds less than one window; `what` names the data.
 void check_window(const ByteRange& range, int64_t length, const std::string& what);
 
-// Where the window of one row of one step begins: uniform over all places where it fits in range.
+// Where the window of one row of one step begins: uniform over all places, `align` bytes apart from
+// the range's begin on, where it fits in the range.
 uint64_t window_begin(const ByteRange& range, int64_t length, uint64_t seed, uint64_t step,
-                      int64_t row);
+                      int64_t row, int64_t align = 1);
 
 // tokens (rows, length).
 void fill_batch(const ByteDataset& data, const ByteRange& range, const BatchShape& shape,

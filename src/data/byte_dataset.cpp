@@ -70,9 +70,16 @@ void ByteDataset::read(uint64_t offset, std::span<uint8_t> out) const {
   }
 }
 
-std::pair<ByteRange, ByteRange> split_held_out(const ByteDataset& data) {
-  const uint64_t border = data.size() - data.size() / 20;
+std::pair<ByteRange, ByteRange> split_held_out(const ByteDataset& data, int64_t align) {
+  uint64_t border = data.size() - data.size() / 20;
+  border -= border % static_cast<uint64_t>(align);
   return {{0, border}, {border, data.size()}};
+}
+
+void check_aligned(const ByteDataset& data, int64_t align) {
+  for (const ByteDataset::File& file : data.files())
+    if (file.size % static_cast<uint64_t>(align) != 0)
+      fail("{} has {} bytes, no multiple of --align {}", file.path.string(), file.size, align);
 }
 
 }  // namespace megabyte

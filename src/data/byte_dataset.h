@@ -57,7 +57,10 @@ class ByteDataset {
   mutable std::deque<size_t> oldest_;                      // mapped files, the longest mapped first
 };
 
-// Training bytes and the held-out last 5%.
-std::pair<ByteRange, ByteRange> split_held_out(const ByteDataset& data);
+// Training bytes and the held-out last 5%, from a multiple of `align` bytes on.
+std::pair<ByteRange, ByteRange> split_held_out(const ByteDataset& data, int64_t align = 1);
+
+// Error that names a file whose size is no multiple of `align`.
+void check_aligned(const ByteDataset& data, int64_t align);
 
 }  // namespace megabyte

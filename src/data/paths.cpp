@@ -1,5 +1,6 @@
 #include "data/paths.h"
 
+#include <fnmatch.h>
 #include <glob.h>
 #include <unistd.h>
 
@@ -16,8 +17,16 @@ namespace fs = std::filesystem;
 
 namespace {
 
+bool matches(const std::string& name, const std::vector<std::string>& patterns) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+    return ::fnmatch(pattern.c_str(), name.c_str(), FNM_CASEFOLD) == 0;
+  });
+}
+
 class Finder {
  public:
+  explicit Finder(const FileFilter& filter) : filter_(filter) {}
+
   void add(const fs::path& path) {
     std::error_code error;
     const fs::file_status status = fs::status(path, error);
@@ -48,10 +57,28 @@ class Finder {
     std::error_code error;
     const fs::directory_iterator entries(folder, error);
     if (error) fail("cannot read folder {}: {}", folder.string(), error.message());
-    for (const auto& entry : entries) add(entry.path());
+    for (const auto& entry : entries) add_entry(entry.path());
     open_.pop_back();
   }
 
+  void add_entry(const fs::path& entry) {
+    const std::string name = entry.filename().string();
+    if ((!filter_.hidden && name.starts_with('.')) || matches(name, filter_.exclude)) return;
+    std::error_code ignored;
+    if (!filter_.include.empty() && !matches(name, filter_.include) &&
+        !fs::is_directory(entry, ignored))
+      return;
+    if (!filter_.on_unreadable) return add(entry);
+    const size_t depth = open_.size();
+    try {
+      add(entry);
+    } catch (const Error& error) {
+      open_.resize(depth);
+      filter_.on_unreadable(entry, error.what());
+    }
+  }
+
+  const FileFilter& filter_;
   std::set<std::string> files_;  // sorted by bytes, whatever the locale
   std::vector<fs::path> open_;   // folders that the current one is in
 };
@@ -68,8 +95,8 @@ std::vector<std::string> expand_glob(const std::string& pattern) {
 
 }  // namespace
 
-std::vector<fs::path> find_files(const std::vector<std::string>& paths) {
-  Finder finder;
+std::vector<fs::path> find_files(const std::vector<std::string>& paths, const FileFilter& filter) {
+  Finder finder(filter);
   for (const std::string& path : paths) {
     std::error_code ignored;
     const bool pattern =

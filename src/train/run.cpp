@@ -64,11 +64,12 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
   const Budget budget = settings.budget(context);
   const Schedule schedule = settings.learning_rate();
   MetricsLog log(folder_ / "metrics.jsonl", state_.step);
-  BatchLoader loader(data_.train(), data_.train_range(),
-                     {.rows = rows, .length = context, .vocab = state_.config.vocab_size},
-                     settings.seed, static_cast<uint64_t>(state_.step),
-                     budget.steps > 0 ? static_cast<uint64_t>(budget.steps)
-                                      : std::numeric_limits<uint64_t>::max());
+  BatchLoader loader(
+      data_.train(), data_.train_range(),
+      {.rows = rows, .length = context, .vocab = state_.config.vocab_size, .align = settings.align},
+      settings.seed, static_cast<uint64_t>(state_.step),
+      budget.steps > 0 ? static_cast<uint64_t>(budget.steps)
+                       : std::numeric_limits<uint64_t>::max());
 
   const bool asynchronous = trainer_.model().backend().asynchronous();
   const double start = now() - state_.elapsed;

@@ -43,6 +43,7 @@ void validate(const TrainSettings& s) {
   const auto require = [](bool holds, const char* message) {
     if (!holds) throw UsageError(message);
   };
+  require(s.align > 0, "--align must be at least 1");
   require(s.batch > 0, "--batch must be at least 1");
   require(s.accumulate > 0, "--accumulate must be at least 1");
   require(s.micro_batch >= 0 && s.rows() % s.rows_at_once() == 0,

@@ -15,6 +15,7 @@ struct TrainSettings {
   // What the result depends on: the same throughout a run.
   std::vector<std::string> data,
       valid;                // files, folders or patterns; no valid: split off from data
+  int64_t align = 1;        // windows begin at multiples of so many bytes
   int64_t batch = 16;       // rows of one context each
   int64_t accumulate = 1;   // batches whose gradients one step adds up
   int64_t micro_batch = 0;  // rows that go through the model at once; 0: the batch
@@ -57,6 +58,7 @@ void for_each_setting(Visit&& visit) {
   using T = TrainSettings;
   visit("data", &T::data, false);  // its content is what counts: the checkpoint knows its size
   visit("valid", &T::valid, false);
+  visit("align", &T::align, true);
   visit("batch", &T::batch, true);
   visit("accumulate", &T::accumulate, true);
   visit("micro-batch", &T::micro_batch, true);

@@ -18,7 +18,8 @@ struct Rows {
 
 class TrainingData {
  public:
-  // Error if there is less to train on than one window of `context` bytes.
+  // Error if there is less to train on than one window of `context` bytes, or a file does not keep
+  // to settings.align.
   TrainingData(const TrainSettings& settings, int64_t context);
 
   const ByteDataset& train() const { return data_; }
@@ -34,6 +35,7 @@ class TrainingData {
   ByteDataset data_;
   std::unique_ptr<ByteDataset> valid_;  // none: the held-out bytes are the last of data_
   ByteRange train_range_, valid_range_;
+  int64_t align_;
 };
 
 }  // namespace megabyte

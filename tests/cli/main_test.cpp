@@ -10,7 +10,7 @@ using test::run_megabyte;
 TEST(MainCommand, HelpListsEveryCommandOnOneLine) {
   const auto run = run_megabyte({"--help"});
   EXPECT_EQ(run.exit_code, 0);
-  for (const std::string command : {"train", "eval", "generate", "dump", "info", "bench"})
+  for (const std::string command : {"train", "eval", "generate", "data", "dump", "info", "bench"})
     EXPECT_NE(run.out.find("\n  " + command + " "), std::string::npos) << command;
   EXPECT_LT(run.out.size(), 1500u) << "details belong to the commands' own help";
 }
@@ -20,13 +20,17 @@ TEST(MainCommand, BadUsageExitsWithTwo) {
                                                 {"frobnicate"},
                                                 {"--frobnicate"},
                                                 {"eval", "--frobnicate"},
+                                                {"data"},
+                                                {"data", "frobnicate"},
                                                 {"train"}}) {
     const auto run = run_megabyte(words);
     EXPECT_EQ(run.exit_code, 2);
     EXPECT_TRUE(run.out.empty()) << run.out;
     EXPECT_FALSE(run.err.empty());
   }
-  EXPECT_NE(run_megabyte({"frobnicate"}).err.find("'frobnicate'"), std::string::npos);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"frobnicate"}, {"data", "frobnicate"}})
+    EXPECT_NE(run_megabyte(words).err.find("there is no command 'frobnicate'"), std::string::npos);
 }
 
 TEST(MainCommand, TellsItsVersion) {

@@ -43,6 +43,22 @@ TEST_F(BatchesTest, WindowsLieInTheirRangeAndReachItsEnds) {
   EXPECT_EQ(window_begin({10, 26}, 16, 1, 0, 0), 10u);  // the only one
 }
 
+TEST_F(BatchesTest, WindowsBeginAtMultiples) {
+  std::set<uint64_t> begins;
+  for (uint64_t step = 0; step < 500; ++step)
+    begins.insert(window_begin({8, 30}, 7, 1, step, 0, 4));
+  EXPECT_EQ(begins, (std::set<uint64_t>{8, 12, 16, 20}));  // 24 + 7 is beyond the end
+  EXPECT_EQ(window_begin({8, 15}, 7, 1, 0, 0, 4), 8u);
+
+  shape_.align = 10;
+  const std::vector<uint16_t> tokens = batch(1, 5);
+  for (int64_t row = 0; row < shape_.rows; ++row) {
+    const uint64_t begin = window_begin(range_, shape_.length, 1, 5, row, 10);
+    EXPECT_EQ(begin % 10, 0u);
+    EXPECT_EQ(tokens[static_cast<size_t>(row * shape_.length)], begin * 7 % 256);
+  }
+}
+
 TEST_F(BatchesTest, RowsAreTheBytesOfTheirWindows) {
   const std::vector<uint16_t> tokens = batch(3, 17);
   for (int64_t row = 0; row < shape_.rows; ++row) {

@@ -46,6 +46,19 @@ TEST(ByteDatasetTest, HeldOutPartIsTheLastTwentieth) {
   EXPECT_EQ(training.end, held_out.begin);
   EXPECT_EQ(held_out.size(), 50u);
   EXPECT_EQ(held_out.end, 1019u);
+  const auto aligned = split_held_out(ByteDataset({folder / "file"}), 100);
+  EXPECT_EQ(aligned.first.end, 900u);
+  EXPECT_EQ(aligned.second.begin, 900u);
+}
+
+TEST(ByteDatasetTest, FilesKeepToTheAlignment) {
+  test::TemporaryFolder folder;
+  test::write_file(folder / "1", "123456");
+  test::write_file(folder / "2", "1234");
+  const ByteDataset data({folder.path()});
+  EXPECT_NO_THROW(check_aligned(data, 2));
+  EXPECT_THAT(test::error_of([&] { check_aligned(data, 3); }),
+              AllOf(HasSubstr("/2 has 4 bytes"), HasSubstr("--align 3")));
 }
 
 TEST(ByteDatasetTest, Errors) {

@@ -9,6 +9,7 @@ namespace megabyte {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -42,6 +43,41 @@ TEST_F(PathsTest, FilesFoldersAndPatternsInSortedOrder) {
   EXPECT_THAT(found({"*.txt"}), ElementsAre("a.txt", "c.txt"));
   EXPECT_THAT(found({"b/d*"}), ElementsAre("b/deep/x.txt"));
   EXPECT_THAT(found({"b/deep/../../a.txt", "./a.txt", "a.*"}), ElementsAre("a.txt"));
+}
+
+TEST_F(PathsTest, AFilterHoldsInFoldersOnly) {
+  test::write_file(folder_ / "b/PHOTO.PNG", "");
+  const auto filtered = [&](std::vector<std::string> paths, const FileFilter& filter) {
+    for (std::string& path : paths) path = folder_ / path;
+    std::vector<std::string> names;
+    for (const fs::path& file : find_files(paths, filter))
+      names.push_back(file.lexically_relative(folder_.path()).string());
+    return names;
+  };
+  EXPECT_THAT(filtered({"b"}, {.include = {"*.txt", "*.png"}}),
+              ElementsAre("b/PHOTO.PNG", "b/deep/x.txt"));
+  EXPECT_THAT(filtered({"b"}, {.exclude = {"dee?", "*.png", "2"}}),
+              ElementsAre("b/.hidden", "b/10"));
+  EXPECT_THAT(filtered({"b"}, {.exclude = {"deep"}, .hidden = false}),
+              ElementsAre("b/10", "b/2", "b/PHOTO.PNG"));
+  EXPECT_THAT(filtered({"c.txt", "b/.hidden"}, {.include = {"*.png"}, .hidden = false}),
+              ElementsAre("b/.hidden", "c.txt"));
+}
+
+TEST_F(PathsTest, WhatCannotBeReadInAFolderMayBeLeftOut) {
+  fs::create_symlink("nowhere", folder_ / "b/dangling");
+  fs::create_symlink("..", folder_ / "b/deep/circle");
+  std::vector<std::string> reasons;
+  const FileFilter filter{.hidden = false,
+                          .on_unreadable = [&](const fs::path& path, auto& reason) {
+                            reasons.push_back(path.filename().string() + ": " + reason);
+                          }};
+  EXPECT_EQ(find_files({folder_ / "b"}, filter).size(), 3u);
+  EXPECT_THAT(reasons, testing::UnorderedElementsAre(
+                           AllOf(HasSubstr("dangling: "), HasSubstr("No such file")),
+                           AllOf(HasSubstr("circle: "), HasSubstr("leads back"))));
+  EXPECT_THROW(find_files({folder_ / "b"}), Error);
+  EXPECT_THROW(find_files({folder_ / "absent"}, filter), Error);
 }
 
 TEST_F(PathsTest, AFileMayHaveThePatternsLetters) {

@@ -69,6 +69,7 @@ TEST(TrainSettings, SenselessValuesNameTheirOption) {
     return "no error";
   };
   using S = TrainSettings;
+  EXPECT_THAT(message([](S& s) { s.align = 0; }), HasSubstr("--align"));
   EXPECT_THAT(message([](S& s) { s.batch = 0; }), HasSubstr("--batch"));
   EXPECT_THAT(message([](S& s) { s.accumulate = 0; }), HasSubstr("--accumulate"));
   EXPECT_THAT(message([](S& s) { s.micro_batch = 3; }), HasSubstr("--micro-batch"));
