@@ -43,11 +43,13 @@ class Model {
   std::int64_t parameters() const;
   std::int64_t context() const;  // bytes that the model sees at once
 
-  // Mean bits per byte of any number of bytes (at least one), each scored exactly once. method:
+  // Mean bits per byte of any number of bytes (at least one), each scored exactly once (by a model
+  // with an end-of-document symbol as one document, with its end). method:
   // basic, sliding, strided, sliding-strided (what each does and costs: `megabyte eval --help`).
   double bits_per_byte(std::span<const std::uint8_t> bytes, const std::string& method = "basic");
 
-  // The bytes that follow `prompt` (any length, also none).
+  // The bytes that follow `prompt` (any length, also none). A model with an end-of-document symbol
+  // takes it for the beginning of a document.
   std::vector<std::uint8_t> generate(std::span<const std::uint8_t> prompt,
                                      const GenerationOptions& options = {});
   // The same byte by byte, as they come, until `on_byte` returns false.

@@ -1,6 +1,5 @@
-#include <limits>
-
 #include "base/error.h"
+#include "data/byte_dataset.h"
 #include "eval/scoring.h"
 #include "generate/generator.h"
 #include "megabyte/megabyte.h"
@@ -43,20 +42,15 @@ double Model::bits_per_byte(std::span<const std::uint8_t> bytes, const std::stri
 void Model::generate(std::span<const std::uint8_t> prompt, const GenerationOptions& options,
                      const std::function<bool(std::uint8_t)>& on_byte) {
   Hierarchy& hierarchy = *implementation_->hierarchy;
-  std::vector<uint16_t> tokens(prompt.begin(), prompt.end());
-  for (const uint16_t token : tokens)
-    if (token >= hierarchy.config().vocab_size)
-      fail("the prompt has byte {}, but the model knows only {} symbols", token,
-           hierarchy.config().vocab_size);
   Generator generator(hierarchy, 1,
                       {.temperature = options.temperature,
                        .top_k = options.top_k,
                        .top_p = options.top_p,
                        .seed = options.seed});
-  generator.start(tokens, 0);
+  generator.start(prompt_symbols(prompt, hierarchy.config()), 0);
   for (std::int64_t i = 0; i < options.bytes; ++i) {
     const uint16_t symbol = generator.next().front();
-    if (symbol > std::numeric_limits<std::uint8_t>::max()) return;  // the end of the document
+    if (symbol >= kEndOfDocument) return;
     if (!on_byte(static_cast<std::uint8_t>(symbol))) return;
   }
 }

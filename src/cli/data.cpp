@@ -7,10 +7,11 @@ namespace megabyte::cli {
 
 void add_data(CLI::App& app) {
   CLI::App* data =
-      app.add_subcommand("data", "turn images and audio into bytes for training, and back");
+      app.add_subcommand("data", "turn images, audio and text into bytes for training, and back");
   data->require_subcommand(1);
   add_data_images(*data);
   add_data_audio(*data);
+  add_data_text(*data);
   add_data_to_png(*data);
   add_data_to_wav(*data);
 }

@@ -7,6 +7,7 @@ namespace megabyte::cli {
 
 void add_data_images(CLI::App& app);
 void add_data_audio(CLI::App& app);
+void add_data_text(CLI::App& app);
 void add_data_to_png(CLI::App& app);
 void add_data_to_wav(CLI::App& app);
 

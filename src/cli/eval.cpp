@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,8 +39,9 @@ struct FileScore {
 struct Evaluation {
   std::vector<FileScore> files;
   Score total;
-  int64_t words = 0;
+  int64_t words = 0, documents = 0;
   double seconds = 0;
+  bool ends = false;  // of documents are symbols
 
   double word_perplexity() const { return std::exp(total.nats / static_cast<double>(words)); }
 };
@@ -77,13 +79,14 @@ class ProgressLine {
 
 Evaluation evaluate(const EvalOptions& options) {
   const ScoringMethod method = scoring_method(options.method);
-  const ByteDataset data(options.data);
-  auto bytes = static_cast<int64_t>(data.size());
-  if (options.limit > 0) bytes = std::min(bytes, options.limit);
-
   const auto backend = options.device.backend();
   const auto model =
       load_model(options.model, *backend, options.device.compute(*backend, DType::f32), false);
+  const ByteDataset data(options.data, ends_documents(model->config().vocab_size));
+  int64_t bytes = 0;
+  for (const ByteDataset::Document& document : data.documents())
+    bytes += static_cast<int64_t>(document.bytes);
+  if (options.limit > 0) bytes = std::min(bytes, options.limit);
   constexpr int64_t kBytesAtOnce = 16384;
   const int64_t context = model->config().context();
   const int64_t batch =
@@ -93,20 +96,35 @@ Evaluation evaluate(const EvalOptions& options) {
   Scorer scorer(*model, method, batch);
   ProgressLine line(bytes);
   Evaluation result;
-  for (const ByteDataset::File& listed : data.files()) {
-    const MappedFile file(listed.path);
-    const auto left = static_cast<size_t>(bytes - result.total.bytes);
-    const size_t size = std::min(file.bytes().size(), left);
-    if (size == 0) continue;
-    const std::span part(reinterpret_cast<const uint8_t*>(file.bytes().data()), size);
-    const std::string name = listed.path.string();
-    const Score score = scorer.score(name, part, [&](const Score& so_far) {
-      Score done = result.total;
-      done += so_far;
-      line.update(done);
-    });
-    result.files.push_back({name, score});
+  result.ends = ends_documents(model->config().vocab_size);
+  std::optional<MappedFile> file;
+  std::optional<size_t> open;
+  for (const ByteDataset::Document& document : data.documents()) {
+    const auto left = static_cast<uint64_t>(bytes - result.total.bytes);
+    if (left == 0) break;
+    const std::string name = data.files()[document.file].path.string();
+    if (open != document.file) {
+      file.reset();
+      file.emplace(name);
+      open = document.file;
+      result.files.push_back({name, {}});
+    }
+    if (file->bytes().size() < document.from + document.bytes)
+      fail("{} was shortened while it was in use", name);
+    const size_t size = std::min(document.bytes, left);
+    const std::span part(reinterpret_cast<const uint8_t*>(file->bytes().data()) + document.from,
+                         size);
+    const Score score = scorer.score(
+        name, part,
+        [&](const Score& so_far) {
+          Score done = result.total;
+          done += so_far;
+          line.update(done);
+        },
+        size == document.bytes);
+    result.files.back().score += score;
     result.total += score;
+    ++result.documents;
     if (options.word_perplexity) result.words += count_words(part);
   }
   if (options.word_perplexity && result.words == 0)
@@ -120,7 +138,7 @@ Evaluation evaluate(const EvalOptions& options) {
 std::vector<double> by_position(const Score& score) {
   std::vector<double> bpb(score.nats_at.size());
   for (size_t i = 0; i < bpb.size(); ++i)
-    bpb[i] = score.bytes_at[i] > 0 ? score.bits_per_byte_at(i) : std::nan("");
+    bpb[i] = score.symbols_at[i] > 0 ? score.bits_per_byte_at(i) : std::nan("");
   return bpb;
 }
 
@@ -130,6 +148,7 @@ void print_json(const EvalOptions& options, const Evaluation& result) {
                              {"method", options.method},
                              {"seconds", result.seconds},
                              {"forward_bytes", result.total.forward_bytes}};
+  if (result.ends) out["documents"] = result.documents;
   if (options.by_position)
     out["by_position"] = by_position(result.total);  // NaN is written as null
   if (options.word_perplexity) {
@@ -151,7 +170,9 @@ void print_text(const EvalOptions& options, const Evaluation& result) {
   if (result.files.size() > 1)
     for (const auto& [file, score] : result.files)
       fmt::print("{:.4f}  {:>12} bytes  {}\n", score.bits_per_byte(), score.bytes, file);
-  fmt::print("{:.4f} bits per byte over {} bytes\n", total.bits_per_byte(), total.bytes);
+  fmt::print(
+      "{:.4f} bits per byte over {} bytes{}\n", total.bits_per_byte(), total.bytes,
+      result.ends ? fmt::format(", the ends of {} documents scored too", result.documents) : "");
   fmt::print("method {}: {:.2f} bytes run for each scored, {:.1f} s, {:.0f} bytes/s\n",
              options.method,
              static_cast<double>(total.forward_bytes) / static_cast<double>(total.bytes),
@@ -181,7 +202,8 @@ void add_eval(CLI::App& app) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand("eval", "score files in bits per byte");
   command->footer(
-      "Each file is a sequence of its own, of any length, and each of its bytes is scored once.\n"
+      "Each file is a sequence of its own, of any length, and each of its bytes is scored once. A "
+      "model\nthat knows the ends of documents scores each document by itself, with its end.\n"
       "  basic            windows of the context, side by side\n"
       "  sliding          windows that advance by half a context and score their new half; twice "
       "the "

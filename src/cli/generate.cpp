@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "data/byte_dataset.h"
 #include "generate/generator.h"
 #include "io/atomic_file.h"
 #include "model/files.h"
@@ -63,29 +64,27 @@ std::string read_prompt(const GenerateOptions& options) {
   return whole(in);
 }
 
-std::vector<uint16_t> prompt_tokens(const std::string& prompt, const Config& config) {
-  std::vector<uint16_t> tokens(prompt.size());
-  for (size_t i = 0; i < prompt.size(); ++i) {
-    tokens[i] = static_cast<unsigned char>(prompt[i]);
-    if (tokens[i] >= config.vocab_size)
-      fail("the prompt has byte {} at {}, but the model knows only {} symbols", tokens[i], i,
-           config.vocab_size);
-  }
-  return tokens;
-}
+struct Drawn {
+  int64_t bytes = 0;
+  int64_t ended = 0;  // samples that ended themselves
+};
 
 // Draws until every one of the first `count` samples has `limit` bytes or ended itself; `put`
 // receives them and says whether to go on.
-int64_t draw(Generator& generator, int64_t count, int64_t limit,
-             const std::function<bool(size_t sample, char byte)>& put) {
+Drawn draw(Generator& generator, int64_t count, int64_t limit,
+           const std::function<bool(size_t sample, char byte)>& put) {
   std::vector<bool> ended(static_cast<size_t>(count));
-  int64_t drawn = 0;
+  Drawn drawn;
   for (int64_t t = 0; t < limit && !interrupted; ++t) {
     const std::vector<uint16_t>& tokens = generator.next();
     for (size_t b = 0; b < ended.size(); ++b) {
-      if (tokens[b] > 255) ended[b] = true;  // a symbol beyond bytes ends its document
       if (ended[b]) continue;
-      ++drawn;
+      if (tokens[b] >= kEndOfDocument) {
+        ended[b] = true;
+        ++drawn.ended;
+        continue;
+      }
+      ++drawn.bytes;
       if (!put(b, static_cast<char>(tokens[b]))) return drawn;
     }
     if (std::find(ended.begin(), ended.end(), false) == ended.end()) break;
@@ -133,14 +132,16 @@ std::vector<fs::path> sample_files(const GenerateOptions& options) {
   return files;
 }
 
-void report(const GenerateOptions& options, int64_t bytes, double seconds) {
+void report(const GenerateOptions& options, const Drawn& drawn, double seconds) {
+  const int64_t bytes = drawn.bytes;
   const double rate = seconds > 0 ? static_cast<double>(bytes) / seconds : 0;
   if (options.json)
     fmt::print(stderr, "{}\n",
                nlohmann::json{{"bytes", bytes},
                               {"seconds", seconds},
                               {"bytes_per_s", rate},
-                              {"samples", options.samples}}
+                              {"samples", options.samples},
+                              {"ended", drawn.ended}}
                    .dump());
   else if (!options.out.empty())
     fmt::print(stderr, "{} samples, {} bytes in {:.2f} s ({:.0f} bytes/s), in {}\n",
@@ -156,7 +157,8 @@ void generate(const GenerateOptions& options) {
   const auto model =
       load_model(options.model, *backend, options.device.compute(*backend, DType::f32), false);
   const std::string prompt = read_prompt(options);
-  const std::vector<uint16_t> tokens = prompt_tokens(prompt, model->config());
+  const std::vector<uint16_t> tokens = prompt_symbols(
+      {reinterpret_cast<const uint8_t*>(prompt.data()), prompt.size()}, model->config());
   if (!options.out.empty()) fs::create_directories(options.out);
 
   end_on_interrupt();
@@ -164,7 +166,11 @@ void generate(const GenerateOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t batch = std::min(options.batch, options.samples);
   Generator generator(*model, batch, options.sampling);
-  int64_t drawn = 0;
+  Drawn drawn;
+  const auto add = [&](const Drawn& more) {
+    drawn.bytes += more.bytes;
+    drawn.ended += more.ended;
+  };
   for (int64_t first = 0; first < options.samples && !interrupted; first += batch) {
     const int64_t count = std::min(batch, options.samples - first);
     generator.start(tokens, static_cast<uint64_t>(first));
@@ -175,15 +181,15 @@ void generate(const GenerateOptions& options) {
         for (const char byte : prompt) open = open && out.put(byte);
       if (open) open = out.flush();
       if (open)
-        drawn += draw(generator, count, options.bytes,
-                      [&](size_t, char byte) { return open = out.put(byte); });
+        add(draw(generator, count, options.bytes,
+                 [&](size_t, char byte) { return open = out.put(byte); }));
       if (open) out.flush();
     } else {
       std::vector<std::string> samples(static_cast<size_t>(count), options.echo ? prompt : "");
-      drawn += draw(generator, count, options.bytes, [&](size_t sample, char byte) {
+      add(draw(generator, count, options.bytes, [&](size_t sample, char byte) {
         samples[sample].push_back(byte);
         return true;
-      });
+      }));
       for (size_t i = 0; i < samples.size(); ++i)
         write_file_atomically(files[static_cast<size_t>(first) + i], samples[i]);
     }
@@ -201,9 +207,9 @@ void add_generate(CLI::App& app) {
       "Any bytes may come, 0x00 too. A row longer than the model's context slides: the last half "
       "of "
       "the context\n(in whole patches) is kept and goes in again as the prompt, and of a longer "
-      "prompt the end counts.\nA model with a symbol beyond bytes (end of document) ends a sample "
-      "by "
-      "drawing it.");
+      "prompt the end counts.\nA model with an end-of-document symbol takes a prompt for the "
+      "beginning "
+      "of a document, and ends\na sample by drawing that symbol.");
   command->add_option("--model", options->model, "folder of the model")->required();
   CLI::Option* prompt = command->add_option("--prompt", options->prompt, "text to continue");
   command
@@ -239,7 +245,7 @@ void add_generate(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_flag("--json", options->json,
-                    "bytes, seconds and bytes/s as JSON on stderr at the end");
+                    "bytes, seconds, bytes/s and ended samples as JSON on stderr at the end");
   options->device.add_to(*command, "default f32");
   command->callback([options] { generate(*options); });
 }

@@ -94,7 +94,7 @@ void train(const TrainOptions& options) {
   std::optional<TrainingData> data;
   if (!finished) {
     if (settings.data.empty()) throw UsageError("--data is missing: name what to train on");
-    data.emplace(settings, state.config.context());
+    data.emplace(settings, state.config);
     TrainingState now = state;
     now.train_bytes = data->train_bytes();
     now.valid_bytes = data->valid_bytes();

@@ -1,6 +1,7 @@
 #include "cli/train_options.h"
 
 #include "base/error.h"
+#include "data/byte_dataset.h"
 #include "model/presets.h"
 
 namespace megabyte::cli {
@@ -41,6 +42,11 @@ void TrainOptions::add_to(CLI::App& command) {
           "--align", s.align,
           "windows begin at multiples of so many bytes (an image, a patch, an audio sample)")
       ->capture_default_str()
+      ->group(group);
+  command
+      .add_flag("--end-of-document", end_of_document,
+                "symbol 256 ends each document (each file, or each source of a file made by "
+                "'megabyte data'), so that generation stops by itself")
       ->group(group);
   command.add_flag("--resume", resume, "continue the run in --out")->group(group);
   command.add_flag("--overwrite", overwrite, "replace the model in --out")
@@ -176,10 +182,11 @@ void TrainOptions::apply(TrainingState& state) const {
   });
   for (auto* paths : {&s.data, &s.valid})  // so that --resume finds them from any folder
     for (std::string& path : *paths) path = std::filesystem::absolute(path).string();
-  if (!assignments.empty()) {
-    for (const std::string& assignment : assignments) set_key(state.config, assignment);
-    validate(state.config, "--set");
-  }
+  for (const std::string& assignment : assignments) set_key(state.config, assignment);
+  if (end_of_document && !ends_documents(state.config.vocab_size))
+    state.config.vocab_size = kEndOfDocument + 1;
+  if (!assignments.empty() || end_of_document)
+    validate(state.config, assignments.empty() ? "--end-of-document" : "--set");
   validate(s);
 }
 

@@ -17,7 +17,7 @@ struct TrainOptions {
   std::vector<std::string> assignments;  // --set
   TrainSettings given;                   // of which only the named ones count
   std::set<std::string> given_names;
-  bool resume = false, overwrite = false, json = false, quiet = false;
+  bool end_of_document = false, resume = false, overwrite = false, json = false, quiet = false;
   DeviceOptions device;
 
   void add_to(CLI::App& command);

@@ -14,12 +14,10 @@ constexpr uint64_t kWindowStream = uint64_t{1} << 63;
 // Names the first byte that is no symbol of the model.
 [[noreturn]] void fail_beyond_vocab(const ByteDataset& data, uint64_t offset, int byte,
                                     int64_t vocab) {
-  const auto file =
-      std::upper_bound(data.files().begin(), data.files().end(), offset,
-                       [](uint64_t x, const ByteDataset::File& f) { return x < f.begin; }) -
-      1;
+  const ByteDataset::Document& document = data.document_at(offset);
   fail("{} has byte {} at {}, but the model knows only {} symbols: raise vocab_size",
-       file->path.string(), byte, offset - file->begin, vocab);
+       data.files()[document.file].path.string(), byte, document.from + offset - document.begin,
+       vocab);
 }
 
 }  // namespace
@@ -43,14 +41,13 @@ uint64_t window_begin(const ByteRange& range, int64_t length, uint64_t seed, uin
 
 void fill_batch(const ByteDataset& data, const ByteRange& range, const BatchShape& shape,
                 uint64_t seed, uint64_t step, uint16_t* tokens) {
-  std::vector<uint8_t> window(static_cast<size_t>(shape.length));
+  const auto length = static_cast<size_t>(shape.length);
   for (int64_t row = 0; row < shape.rows; ++row) {
     const uint64_t begin = window_begin(range, shape.length, seed, step, row, shape.align);
-    data.read(begin, window);
-    for (size_t i = 0; i < window.size(); ++i) {
-      if (window[i] >= shape.vocab) fail_beyond_vocab(data, begin + i, window[i], shape.vocab);
-      *tokens++ = window[i];
-    }
+    data.read(begin, {tokens, length});
+    for (size_t i = 0; i < length; ++i)
+      if (tokens[i] >= shape.vocab) fail_beyond_vocab(data, begin + i, tokens[i], shape.vocab);
+    tokens += length;
   }
 }
 

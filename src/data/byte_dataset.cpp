@@ -1,9 +1,11 @@
 #include "data/byte_dataset.h"
 
 #include <algorithm>
-#include <cstring>
+#include <optional>
+#include <set>
 
 #include "base/error.h"
+#include "data/manifest.h"
 #include "data/paths.h"
 
 namespace megabyte {
@@ -21,17 +23,40 @@ uint64_t size_of_file(const fs::path& file) {
 
 }  // namespace
 
-ByteDataset::ByteDataset(const std::vector<std::string>& paths) {
-  for (fs::path& path : find_files(paths)) {
-    const uint64_t bytes = size_of_file(path);
-    files_.push_back({std::move(path), size_, bytes});
-    size_ += bytes;
+ByteDataset::ByteDataset(const std::vector<std::string>& paths, bool documents) : ends_(documents) {
+  const std::vector<fs::path> found = find_files(paths);
+  const std::set<fs::path> names(found.begin(), found.end());
+  for (const fs::path& path : found) {
+    if (path.extension() == ".json" && names.contains(fs::path(path).replace_extension()) &&
+        is_manifest(path))
+      continue;
+    const size_t file = files_.size();
+    files_.push_back({path, size_of_file(path)});
+    std::optional<Manifest> manifest;
+    if (documents && is_manifest(manifest_path(path))) manifest = load_manifest(path);
+    if (!manifest) {
+      add(file, 0, files_.back().size);
+      continue;
+    }
+    for (const Manifest::Item& item : manifest->items) add(file, item.begin, item.bytes);
   }
   if (files_.empty()) fail("the data has no files: name files, folders or patterns");
   if (size_ == 0)
     fail("the data is empty: {}{} has no bytes", files_.front().path.string(),
          files_.size() > 1 ? " and all other files" : "");
   maps_.resize(files_.size());
+}
+
+void ByteDataset::add(size_t file, uint64_t from, uint64_t bytes) {
+  if (bytes == 0) return;
+  documents_.push_back({file, from, bytes, size_});
+  size_ += bytes + ends_;
+}
+
+const ByteDataset::Document& ByteDataset::document_at(uint64_t offset) const {
+  return *(std::upper_bound(documents_.begin(), documents_.end(), offset,
+                            [](uint64_t x, const Document& d) { return x < d.begin; }) -
+           1);
 }
 
 const MappedFile& ByteDataset::mapped(size_t file) const {
@@ -51,22 +76,23 @@ const MappedFile& ByteDataset::mapped(size_t file) const {
   return *maps_[file];
 }
 
-void ByteDataset::read(uint64_t offset, std::span<uint8_t> out) const {
+void ByteDataset::read(uint64_t offset, std::span<uint16_t> out) const {
   check(offset <= size_ && out.size() <= size_ - offset, "reads stay inside the data");
   const std::lock_guard lock(mutex_);
-  // The last file that begins at or before the offset; empty ones after it are passed over.
-  auto at = std::upper_bound(files_.begin(), files_.end(), offset,
-                             [](uint64_t x, const File& f) { return x < f.begin; }) -
-            files_.begin() - 1;
-  while (!out.empty()) {
-    const auto file = static_cast<size_t>(at++);
-    const File& f = files_[file];
-    const uint64_t from = offset - f.begin;
-    const size_t bytes = std::min<uint64_t>(out.size(), f.size - from);
-    if (bytes == 0) continue;
-    std::memcpy(out.data(), mapped(file).bytes().data() + from, bytes);
+  for (const Document* d = &document_at(offset); !out.empty(); ++d) {
+    const uint64_t from = offset - d->begin;
+    const size_t bytes = std::min<uint64_t>(out.size(), d->bytes - from);
+    if (bytes > 0) {
+      const std::byte* begin = mapped(d->file).bytes().data() + d->from + from;
+      std::transform(begin, begin + bytes, out.begin(),
+                     [](std::byte b) { return std::to_integer<uint16_t>(b); });
+    }
     out = out.subspan(bytes);
     offset += bytes;
+    if (!ends_ || out.empty()) continue;
+    out[0] = kEndOfDocument;
+    out = out.subspan(1);
+    ++offset;
   }
 }
 

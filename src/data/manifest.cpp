@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
+
 #include "base/error.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
@@ -67,6 +69,13 @@ std::string to_json(const Manifest& manifest) {
                           {"skipped", std::move(skipped)}};
   // File names may be of any bytes, JSON may not.
   return json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+bool is_manifest(const fs::path& file) {
+  constexpr std::string_view kBegin = "{\n \"kind\": \"";
+  std::string begin(kBegin.size(), '\0');
+  std::ifstream(file, std::ios::binary).read(begin.data(), std::ssize(begin));
+  return begin == kBegin;
 }
 
 std::optional<Manifest> load_manifest(const fs::path& data) {

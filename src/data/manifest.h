@@ -33,6 +33,8 @@ std::filesystem::path manifest_path(const std::filesystem::path& data);  // FILE
 
 std::string to_json(const Manifest& manifest);
 
+// Is this file, by how it begins, what to_json() writes?
+bool is_manifest(const std::filesystem::path& file);
 // The manifest beside `data`, if there is one. Error for one that is damaged, or whose data has
 // another size than it says.
 std::optional<Manifest> load_manifest(const std::filesystem::path& data);

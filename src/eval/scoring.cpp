@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "data/byte_dataset.h"
 
 namespace megabyte {
 
@@ -14,7 +15,7 @@ double bits_per_byte(double nats, int64_t bytes) {
 double Score::bits_per_byte() const { return megabyte::bits_per_byte(nats, bytes); }
 
 double Score::bits_per_byte_at(size_t place) const {
-  return megabyte::bits_per_byte(nats_at[place], bytes_at[place]);
+  return megabyte::bits_per_byte(nats_at[place], symbols_at[place]);
 }
 
 Score& Score::operator+=(const Score& other) {
@@ -22,10 +23,10 @@ Score& Score::operator+=(const Score& other) {
   bytes += other.bytes;
   forward_bytes += other.forward_bytes;
   nats_at.resize(other.nats_at.size());
-  bytes_at.resize(other.bytes_at.size());
+  symbols_at.resize(other.symbols_at.size());
   for (size_t i = 0; i < nats_at.size(); ++i) {
     nats_at[i] += other.nats_at[i];
-    bytes_at[i] += other.bytes_at[i];
+    symbols_at[i] += other.symbols_at[i];
   }
   return *this;
 }
@@ -35,15 +36,19 @@ Scorer::Scorer(Hierarchy& model, ScoringMethod method, int64_t batch)
   check(batch > 0, "a batch has windows");
 }
 
-Score Scorer::score(const std::string& name, std::span<const uint8_t> file,
-                    const Progress& progress) {
+Score Scorer::score(const std::string& name, std::span<const uint8_t> document,
+                    const Progress& progress, bool complete) {
+  const bool ends = ends_documents(model_.config().vocab_size);
+  document_ = document;
+  before_ = ends ? 1 : 0;
+  const int64_t symbols = before_ + std::ssize(document) + (ends && complete ? 1 : 0);
   const auto places = static_cast<size_t>(model_.config().patch_bytes(0));
-  Score score{.nats_at = std::vector<double>(places), .bytes_at = std::vector<int64_t>(places)};
-  WindowWalk walk(model_.config(), method_, static_cast<int64_t>(file.size()));
+  Score score{.nats_at = std::vector<double>(places), .symbols_at = std::vector<int64_t>(places)};
+  WindowWalk walk(model_.config(), method_, symbols);
   std::vector<Window> batch;
   const auto flush = [&] {
     if (batch.empty()) return;
-    run(name, file, batch, score);
+    run(name, batch, score);
     batch.clear();
     if (progress) progress(score);
   };
@@ -56,18 +61,21 @@ Score Scorer::score(const std::string& name, std::span<const uint8_t> file,
   return score;
 }
 
-void Scorer::run(const std::string& name, std::span<const uint8_t> file,
-                 const std::vector<Window>& windows, Score& score) {
-  const int64_t length = windows.front().length, patch = model_.config().patch_bytes(0);
+uint16_t Scorer::symbol(int64_t i) const {
+  const bool byte = i >= before_ && i - before_ < std::ssize(document_);
+  return byte ? document_[static_cast<size_t>(i - before_)] : kEndOfDocument;
+}
+
+void Scorer::run(const std::string& name, const std::vector<Window>& windows, Score& score) {
   const int64_t vocab = model_.config().vocab_size;
+  const int64_t length = windows.front().length, patch = model_.config().patch_bytes(0);
   tokens_.clear();
   for (const Window& w : windows)
-    for (int64_t i = 0; i < length; ++i) {
-      const uint8_t byte = file[static_cast<size_t>(w.start + i)];
-      if (byte >= vocab)
-        fail("{} has byte {} at {}, but the model knows only {} symbols", name, byte, w.start + i,
-             vocab);
-      tokens_.push_back(byte);
+    for (int64_t i = w.start; i < w.start + length; ++i) {
+      tokens_.push_back(symbol(i));
+      if (tokens_.back() >= vocab)
+        fail("{} has byte {} at {}, but the model knows only {} symbols", name, tokens_.back(),
+             i - before_, vocab);
     }
   const auto rows = static_cast<int64_t>(windows.size());
   model_.prepare({.batch = rows, .length = length});
@@ -82,13 +90,13 @@ void Scorer::run(const std::string& name, std::span<const uint8_t> file,
     const Window& w = windows[static_cast<size_t>(r)];
     check(w.first >= skipped, "a window counts predicted bytes only");
     for (int64_t i = w.first; i < length; ++i) {
-      if (!w.counts(i, patch)) continue;
+      if (!w.counts(i, patch) || w.start + i < before_) continue;
       const double nats = losses_[static_cast<size_t>(r * predicted + i - skipped)];
       const auto place = static_cast<size_t>(i % patch);
       score.nats += nats;
       score.nats_at[place] += nats;
-      ++score.bytes;
-      ++score.bytes_at[place];
+      score.bytes += symbol(w.start + i) != kEndOfDocument;
+      ++score.symbols_at[place];
     }
   }
 }

@@ -13,11 +13,11 @@
 namespace megabyte {
 
 struct Score {
-  double nats = 0;
+  double nats = 0;              // of bytes and of ends of documents
   int64_t bytes = 0;            // scored
   int64_t forward_bytes = 0;    // run through the model: forward_bytes / bytes is the method's cost
   std::vector<double> nats_at;  // by place in stage 0's patch, P entries
-  std::vector<int64_t> bytes_at;
+  std::vector<int64_t> symbols_at;
 
   double bits_per_byte() const;
   double bits_per_byte_at(size_t place) const;
@@ -32,18 +32,21 @@ class Scorer {
 
   // Runs up to `batch` windows at once.
   Scorer(Hierarchy& model, ScoringMethod method, int64_t batch);
-  // Scores one file as a sequence of its own. An Error about a byte outside the vocabulary names
-  // it.
-  Score score(const std::string& name, std::span<const uint8_t> file,
-              const Progress& progress = {});
+  // Scores one document as a sequence of its own. Where the model knows the ends of documents it
+  // begins after one, and, if it is `complete`, its own end is scored too: in nats, not in bytes.
+  // An Error about a byte outside the vocabulary names it.
+  Score score(const std::string& name, std::span<const uint8_t> document,
+              const Progress& progress = {}, bool complete = true);
 
  private:
-  void run(const std::string& name, std::span<const uint8_t> file,
-           const std::vector<Window>& windows, Score& score);
+  uint16_t symbol(int64_t i) const;  // of the document, its ends included
+  void run(const std::string& name, const std::vector<Window>& windows, Score& score);
 
   Hierarchy& model_;
   ScoringMethod method_;
   size_t batch_;
+  std::span<const uint8_t> document_;
+  int64_t before_ = 0;  // symbols before its first byte, not scored
   std::vector<uint16_t> tokens_;
   std::vector<double> losses_;
 };

@@ -1,8 +1,22 @@
 #include "generate/generator.h"
 
+#include "base/error.h"
 #include "base/random.h"
+#include "data/byte_dataset.h"
 
 namespace megabyte {
+
+std::vector<uint16_t> prompt_symbols(std::span<const uint8_t> prompt, const Config& config) {
+  std::vector<uint16_t> symbols;
+  if (ends_documents(config.vocab_size)) symbols.push_back(kEndOfDocument);
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (prompt[i] >= config.vocab_size)
+      fail("the prompt has byte {} at {}, but the model knows only {} symbols", prompt[i], i,
+           config.vocab_size);
+    symbols.push_back(prompt[i]);
+  }
+  return symbols;
+}
 
 Generator::Generator(const Hierarchy& model, int64_t batch, const SamplingOptions& options)
     : backend_(model.backend()),

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "generate/decoder.h"
@@ -15,6 +16,10 @@ struct SamplingOptions {
   double top_p = 1;        // 1: off
   uint64_t seed = 0;
 };
+
+// The symbols of a prompt. Where the model knows the ends of documents a prompt begins a new one,
+// after the end of another. Error for a byte outside the vocabulary.
+std::vector<uint16_t> prompt_symbols(std::span<const uint8_t> prompt, const Config& config);
 
 class Generator {
  public:

@@ -33,8 +33,7 @@ TrainingRun::TrainingRun(std::filesystem::path folder, TrainingState state, Trai
       state_(std::move(state)),
       trainer_(trainer),
       data_(data),
-      held_out_(data.held_out_rows(state_.settings.valid_bytes, state_.config.context(),
-                                   state_.config.vocab_size)) {}
+      held_out_(data.held_out_rows(state_.settings.valid_bytes)) {}
 
 void TrainingRun::save() {
   if (saved_step_ == state_.step) return;

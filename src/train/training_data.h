@@ -1,4 +1,4 @@
-// What a run reads: the bytes to train on, and the held-out ones.
+// What a run reads: the symbols (bytes, ends of documents) to train on, and the held-out ones.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/byte_dataset.h"
+#include "model/config.h"
 #include "train/settings.h"
 
 namespace megabyte {
@@ -18,9 +19,9 @@ struct Rows {
 
 class TrainingData {
  public:
-  // Error if there is less to train on than one window of `context` bytes, or a file does not keep
-  // to settings.align.
-  TrainingData(const TrainSettings& settings, int64_t context);
+  // With the ends of documents, if the model knows them. Error if there is less to train on than
+  // one window of the context, or a file does not keep to settings.align.
+  TrainingData(const TrainSettings& settings, const Config& config);
 
   const ByteDataset& train() const { return data_; }
   const ByteRange& train_range() const { return train_range_; }
@@ -29,13 +30,13 @@ class TrainingData {
 
   // About `bytes` held-out bytes in windows of at most one context, spread evenly and the same
   // every time; none if nothing is held out. Error for a byte outside the vocabulary.
-  Rows held_out_rows(int64_t bytes, int64_t context, int64_t vocab) const;
+  Rows held_out_rows(int64_t bytes) const;
 
  private:
   ByteDataset data_;
   std::unique_ptr<ByteDataset> valid_;  // none: the held-out bytes are the last of data_
   ByteRange train_range_, valid_range_;
-  int64_t align_;
+  int64_t align_, context_, vocab_;
 };
 
 }  // namespace megabyte

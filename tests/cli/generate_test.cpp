@@ -208,6 +208,7 @@ TEST(Generate, ASymbolBeyondBytesEndsASample) {
     ended += file.file_size() < 1500;
   }
   EXPECT_EQ(nlohmann::json::parse(result.err).at("bytes"), bytes);
+  EXPECT_EQ(nlohmann::json::parse(result.err).at("ended"), ended);
   EXPECT_GT(ended, 4);  // one in 257 symbols ends
 }
 

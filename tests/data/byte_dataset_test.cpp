@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "data/manifest.h"
 #include "support/command.h"
 #include "support/errors.h"
 
@@ -14,10 +15,21 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
 
+// The end of a document reads '|'.
 std::string read(const ByteDataset& data, uint64_t offset, size_t size) {
-  std::string out(size, '\0');
-  data.read(offset, {reinterpret_cast<uint8_t*>(out.data()), size});
+  std::vector<uint16_t> symbols(size);
+  data.read(offset, symbols);
+  std::string out;
+  for (const uint16_t symbol : symbols)
+    out.push_back(symbol == kEndOfDocument ? '|' : static_cast<char>(symbol));
   return out;
+}
+
+void expect_reads(const ByteDataset& data, const std::string& whole) {
+  ASSERT_EQ(data.size(), whole.size());
+  for (size_t begin = 0; begin <= whole.size(); ++begin)
+    for (size_t size = 0; begin + size <= whole.size(); ++size)
+      EXPECT_EQ(read(data, begin, size), whole.substr(begin, size));
 }
 
 TEST(ByteDatasetTest, OneSequenceAcrossFiles) {
@@ -28,14 +40,42 @@ TEST(ByteDatasetTest, OneSequenceAcrossFiles) {
   test::write_file(folder / "4", "efg");
   const ByteDataset data({folder.path()});
   const std::string whole("abcd\0efg", 8);
-  ASSERT_EQ(data.size(), 8u);
+  expect_reads(data, whole);
   EXPECT_EQ(data.files().size(), 4u);
-  EXPECT_EQ(data.files()[3].begin, 5u);
-  for (size_t begin = 0; begin <= 8; ++begin)
-    for (size_t size = 0; begin + size <= 8; ++size)
-      EXPECT_EQ(read(data, begin, size), whole.substr(begin, size));
+  ASSERT_EQ(data.documents().size(), 3u);
+  EXPECT_EQ(data.documents()[2].file, 3u);
+  EXPECT_EQ(data.documents()[2].begin, 5u);
+  EXPECT_EQ(&data.document_at(4), &data.documents()[1]);
   EXPECT_THROW(read(data, 5, 4), Error);
   EXPECT_THROW(read(data, 9, 0), Error);
+}
+
+TEST(ByteDatasetTest, EndsOfDocumentsAreSymbols) {
+  test::TemporaryFolder folder;
+  test::write_file(folder / "1", "abc");
+  test::write_file(folder / "2", "");
+  test::write_file(folder / "3", std::string("\0\xff", 2));
+  const ByteDataset data({folder.path()}, true);
+  expect_reads(data, std::string("abc|\0\xff|", 7));
+  EXPECT_EQ(data.document_at(3).file, 0u);
+  EXPECT_EQ(data.document_at(4).file, 2u);
+}
+
+TEST(ByteDatasetTest, AManifestTellsTheDocumentsOfAFile) {
+  test::TemporaryFolder folder;
+  test::write_file(folder / "a.bin", "onetwothree");
+  Manifest manifest{.kind = "text", .settings = {}, .bytes = 11, .items = {}, .skipped = {}};
+  manifest.items = {{"1", 3, 0, 0, 3}, {"2", 3, 0, 3, 3}, {"3", 5, 0, 6, 5}};
+  test::write_file(folder / "a.bin.json", to_json(manifest));
+  test::write_file(folder / "b", "{}");
+  test::write_file(folder / "b.json", "{}");  // no manifest, so it is data
+  expect_reads(ByteDataset({folder.path()}, true), "one|two|three|{}|{}|");
+  expect_reads(ByteDataset({folder.path()}), "onetwothree{}{}");
+  expect_reads(ByteDataset({folder / "a.bin"}, true), "one|two|three|");
+  EXPECT_EQ(ByteDataset({folder / "a.bin.json"}).files().size(), 1u);  // asked for by itself
+  test::write_file(folder / "a.bin", "shorter");
+  EXPECT_THAT(test::error_of([&] { ByteDataset({folder / "a.bin"}, true); }),
+              AllOf(HasSubstr("a.bin has 7 bytes"), HasSubstr("tells of 11")));
 }
 
 TEST(ByteDatasetTest, HeldOutPartIsTheLastTwentieth) {

@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "data/byte_dataset.h"
 #include "support/configs.h"
+#include "support/model_folder.h"
 #include "support/models.h"
 
 namespace megabyte {
@@ -23,7 +25,8 @@ std::vector<uint8_t> random_file(size_t bytes) {
 }
 
 // Nats of byte t when the model sees file[start..end) and no more.
-double naive_nats(WideModel& wide, const std::vector<uint8_t>& file, int64_t start, int64_t end,
+template <class Symbol>
+double naive_nats(WideModel& wide, const std::vector<Symbol>& file, int64_t start, int64_t end,
                   int64_t t) {
   const std::vector<uint16_t> tokens(file.begin() + start, file.begin() + end);
   const std::vector<double> logits = test::full_logits(wide.model, tokens, 1);
@@ -88,6 +91,29 @@ TEST(Scoring, TotalsAreThoseOfTheDefinition) {
   }
 }
 
+// A document comes after the end of another, and its own end costs nats, too.
+TEST(Scoring, EndsOfDocumentsAreScored) {
+  WideModel wide(test::small_config("vocab_257"), "reference", DType::f64);
+  for (const size_t bytes : {1, 22, 23, 60}) {
+    const std::vector<uint8_t> file = random_file(bytes);
+    for (const bool complete : {true, false}) {
+      std::vector<uint16_t> symbols{kEndOfDocument};
+      symbols.insert(symbols.end(), file.begin(), file.end());
+      if (complete) symbols.push_back(kEndOfDocument);
+      double expected = 0;
+      for (int64_t t = 1; t < std::ssize(symbols); ++t)
+        expected += naive_nats(wide, symbols, t / 24 * 24, t + 1, t);
+      const Score score =
+          Scorer(wide.model, ScoringMethod::basic, 2).score("file", file, {}, complete);
+      EXPECT_EQ(score.bytes, std::ssize(file));
+      EXPECT_NEAR(score.nats, expected, 1e-9 * expected) << bytes;
+      int64_t symbols_scored = 0;
+      for (const int64_t n : score.symbols_at) symbols_scored += n;
+      EXPECT_EQ(symbols_scored, std::ssize(symbols) - 1);
+    }
+  }
+}
+
 TEST(Scoring, FilesAddUp) {
   const Config config = test::small_configs().front().config;
   WideModel wide(config, "reference", DType::f32);
@@ -100,7 +126,7 @@ TEST(Scoring, FilesAddUp) {
   EXPECT_DOUBLE_EQ(total.nats, a.nats + b.nats);
   EXPECT_EQ(total.forward_bytes, a.forward_bytes + b.forward_bytes);
   int64_t placed = 0;
-  for (const int64_t n : total.bytes_at) placed += n;
+  for (const int64_t n : total.symbols_at) placed += n;
   EXPECT_EQ(placed, 80);
 }
 
