@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "cli/numbers.h"
+#include "cli/terminal_line.h"
 #include "convert/data_writer.h"
 #include "data/paths.h"
 #include "io/mapped_file.h"
@@ -44,15 +45,21 @@ void GatherOptions::add_to(CLI::App& command, const std::string& what,
 Manifest gather(const GatherOptions& options, const std::string& kind, const ordered_json& settings,
                 const Conversion& convert) {
   DataWriter writer(options.out, options.overwrite, kind, settings);
+  TerminalLine line;
   const auto skip = [&](const fs::path& file, const std::string& reason) {
     writer.skip(file, reason);
+    line.clear();
     fmt::print(stderr, "megabyte: skipped {}: {}\n", file.string(), reason);
   };
-  const std::vector<fs::path> files = find_files(options.inputs, {.include = options.include,
-                                                                  .exclude = options.exclude,
-                                                                  .hidden = options.hidden,
-                                                                  .on_unreadable = skip});
-  for (const fs::path& file : files) {
+  std::vector<fs::path> files = find_files(options.inputs, {.include = options.include,
+                                                            .exclude = options.exclude,
+                                                            .hidden = options.hidden,
+                                                            .on_unreadable = skip});
+  // In a folder that is read there may be an older result, and the one being written.
+  std::erase_if(files, [&](const fs::path& file) { return writer.writes(file); });
+  for (size_t done = 0; const fs::path& file : files) {
+    if (line.due()) line.show(fmt::format("{} of {}", done, counted(files.size(), "file")));
+    ++done;
     std::optional<MappedFile> source;
     std::vector<uint8_t> bytes;
     try {

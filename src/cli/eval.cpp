@@ -1,7 +1,6 @@
 // megabyte eval: bits per byte of whole files.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,6 +15,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/terminal_line.h"
 #include "data/byte_dataset.h"
 #include "eval/scoring.h"
 #include "model/files.h"
@@ -46,37 +46,6 @@ struct Evaluation {
   double word_perplexity() const { return std::exp(total.nats / static_cast<double>(words)); }
 };
 
-// A line on the terminal that is written over, at most ten times a second.
-class ProgressLine {
- public:
-  explicit ProgressLine(int64_t bytes) : bytes_(bytes) {}
-  ~ProgressLine() {
-    if (shown_) fmt::print(stderr, "\r\033[K");
-  }
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-
-  void update(const Score& done) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!terminal_ || now - last_ < std::chrono::milliseconds(100)) return;
-    last_ = now;
-    shown_ = true;
-    const std::chrono::duration<double> spent = now - start_;
-    const auto scored = static_cast<double>(done.bytes);
-    fmt::print(stderr, "\r\033[K{:5.1f}%  {:.4f} bits per byte  {:.0f} bytes/s",
-               100 * scored / static_cast<double>(bytes_), done.bits_per_byte(),
-               scored / spent.count());
-    std::fflush(stderr);
-  }
-
- private:
-  const bool terminal_ = isatty(STDERR_FILENO) != 0;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  std::chrono::steady_clock::time_point last_;
-  int64_t bytes_;
-  bool shown_ = false;
-};
-
 Evaluation evaluate(const EvalOptions& options) {
   const ScoringMethod method = scoring_method(options.method);
   const auto backend = options.device.backend();
@@ -94,7 +63,7 @@ Evaluation evaluate(const EvalOptions& options) {
 
   const auto start = std::chrono::steady_clock::now();
   Scorer scorer(*model, method, batch);
-  ProgressLine line(bytes);
+  TerminalLine line;
   Evaluation result;
   result.ends = ends_documents(model->config().vocab_size);
   std::optional<MappedFile> file;
@@ -117,9 +86,14 @@ Evaluation evaluate(const EvalOptions& options) {
     const Score score = scorer.score(
         name, part,
         [&](const Score& so_far) {
+          if (!line.due()) return;
           Score done = result.total;
           done += so_far;
-          line.update(done);
+          const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+          const auto scored = static_cast<double>(done.bytes);
+          line.show(fmt::format("{:5.1f}%  {:.4f} bits per byte  {:.0f} bytes/s",
+                                100 * scored / static_cast<double>(bytes), done.bits_per_byte(),
+                                scored / spent.count()));
         },
         size == document.bytes);
     result.files.back().score += score;

@@ -36,6 +36,16 @@ std::string DataWriter::relative(const fs::path& source) const {
   return fs::absolute(source).lexically_normal().lexically_proximate(folder).string();
 }
 
+bool DataWriter::writes(const fs::path& file) const {
+  const std::string name = path_.filename().string();
+  for (const char* end : {"", ".tmp", ".json", ".json.tmp"}) {
+    std::error_code ignored;
+    if (file.filename() == name + end && fs::equivalent(path_.string() + end, file, ignored))
+      return true;
+  }
+  return false;
+}
+
 void DataWriter::add(const fs::path& source, std::span<const std::byte> content,
                      std::span<const uint8_t> bytes) {
   const auto* data = reinterpret_cast<const Bytef*>(content.data());

@@ -22,6 +22,8 @@ class DataWriter {
            std::span<const uint8_t> bytes);
   void skip(const std::filesystem::path& source, const std::string& reason);
 
+  // Is this one of the writer's own files, finished or not?
+  bool writes(const std::filesystem::path& file) const;
   const Manifest& manifest() const { return manifest_; }
   // Error, and no file, when nothing was added.
   void commit();

@@ -76,6 +76,16 @@ TEST_F(DocumentsCommand, TextIsGatheredAndTheRestNamed) {
   EXPECT_EQ(manifest.at("items")[1].at("begin"), kPoem.size());
 }
 
+TEST_F(DocumentsCommand, AResultIsNoSource) {
+  for (const char* more : {"--hidden", "--overwrite"}) {
+    const CommandResult result =
+        run_megabyte({"data", "text", folder_ / "in", "--exclude", "build", more, "--exclude",
+                      "binary", "--out", folder_ / "in/all.txt"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.out, HasSubstr(more == std::string("--hidden") ? "51 documents" : "50 doc"));
+  }
+}
+
 TEST_F(DocumentsCommand, AModelLearnsWhereDocumentsEnd) {
   ASSERT_EQ(gather().exit_code, 0);
   const std::string data = folder_ / "poems.bin", model = folder_ / "model";
