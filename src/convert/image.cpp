@@ -130,18 +130,18 @@ class PnmHeader {
 };
 
 Image decode_pnm(std::string_view file) {
-  const size_t channels = file[1] == '6' ? 3 : 1;
+  const int64_t channels = file[1] == '6' ? 3 : 1;
   PnmHeader header(file);
   const int64_t width = header.number(), height = header.number(), most = header.number();
   if (most > 65535) fail("it is a PPM file with a damaged header");
-  const size_t wide = most > 255 ? 2 : 1;
-  Image image = empty_image(width, height);
+  const int64_t wide = most > 255 ? 2 : 1;
   const std::string_view data = header.rest();
-  const size_t values = image.rgb.size() / 3 * channels;
-  if (data.size() < values * wide)
-    fail("it is a PPM file that is cut short: {} bytes of {}", data.size(), values * wide);
+  const int64_t held = std::ssize(data) / (wide * channels);  // pixels
+  if (width > held / height)
+    fail("it is a PPM file that is cut short: {} of {} x {} pixels", held, width, height);
+  Image image = empty_image(width, height);
   const auto value = [&](size_t i) {
-    int64_t v = static_cast<unsigned char>(data[i * wide]);
+    int64_t v = static_cast<unsigned char>(data[wide == 2 ? 2 * i : i]);
     if (wide == 2) v = v << 8 | static_cast<unsigned char>(data[2 * i + 1]);
     return static_cast<uint8_t>((std::min(v, most) * 255 + most / 2) / most);
   };
