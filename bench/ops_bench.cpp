@@ -1,10 +1,13 @@
-// Speed of single operations of the cpu backend at the shapes of the presets `tiny` and `small`:
+// Speed of single operations: on the cpu backend at the shapes of the presets `tiny` and `small`,
+// on a device attention over long sequences.
 //   build/bench/ops_bench --benchmark_filter=bf16
-// --threads N, if given, comes first.
+//   build/bench/ops_bench --device cuda
+// --device NAME or --threads N, if given, comes first.
 // Counters: GFLOP/s of products and attention, GB/s of memory touched for all others.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <random>
 #include <vector>
@@ -14,10 +17,11 @@
 namespace megabyte {
 namespace {
 
+std::string device = "cpu";
 int threads = 0;  // all
 
 Backend& backend() {
-  static const auto instance = make_backend("cpu", threads);
+  static const auto instance = make_backend(device, threads);
   return *instance;
 }
 
@@ -35,14 +39,21 @@ class Tensors {
       backend().zero(t);
     } else {
       std::normal_distribution<float> normal(0.0f, stddev);
-      std::vector<float> values(static_cast<size_t>(t.size()));
+      std::vector<float> values(static_cast<size_t>(std::min(t.size(), kDrawn)));
       for (float& value : values) value = normal(random_);
-      backend().convert({values.data(), DType::f32, shape}, t);
+      const Buffer wide = backend().allocate(values.size() * sizeof(float));
+      for (int64_t at = 0; at < t.size(); at += kDrawn) {  // the same numbers again and again
+        const Tensor part{wide.data(), DType::f32, {std::min(t.size() - at, kDrawn)}};
+        backend().from_host(part, values.data());
+        backend().convert(part, t.view({t.size()}).slice(at, part.size()));
+      }
+      backend().synchronize();
     }
     return t;
   }
 
  private:
+  static constexpr int64_t kDrawn = 1'000'003;
   std::minstd_rand random_;
   std::vector<Buffer> buffers_;
 };
@@ -54,8 +65,12 @@ struct Cost {
 
 void measure(benchmark::State& state, const Cost& cost, const Operation& operation) {
   operation();
-  for (auto _ : state) operation();
   backend().synchronize();
+  const int calls = device == "cpu" ? 1 : 10;  // a device's calls are waited for together
+  while (state.KeepRunningBatch(calls)) {
+    for (int i = 0; i < calls; ++i) operation();
+    backend().synchronize();
+  }
   const bool products = cost.flops > 0;
   state.counters[products ? "FLOP/s" : "B/s"] = benchmark::Counter(
       (products ? cost.flops : cost.bytes) * static_cast<double>(state.iterations()),
@@ -132,17 +147,33 @@ void add_few_row_products(DType dtype, const std::string& type) {
           });
 }
 
-void add_attention(DType dtype, const std::string& type) {
-  struct Case {
-    std::string name;
-    AttentionShape shape;
-  };
-  const std::vector<Case> cases{
-      {"tiny_local", {2048, 8, 8, 4, 32}},           {"tiny_global", {16, 128, 128, 4, 64}},
-      {"small_local", {1024, 8, 8, 4, 64}},          {"small_global", {8, 128, 128, 8, 64}},
-      {"cross8", {2048, 8, 8, 4, 32, 128, 8}},       {"long", {1, 4096, 4096, 4, 64}},
-      {"linear", {4, 1024, 1024, 4, 64, 1, 0, true}}};
-  for (const Case& c : cases) {
+struct AttentionCase {
+  std::string name;
+  AttentionShape shape;
+};
+
+std::vector<AttentionCase> small_attention() {
+  return {{"tiny_local", {2048, 8, 8, 4, 32}},           {"tiny_global", {16, 128, 128, 4, 64}},
+          {"small_local", {1024, 8, 8, 4, 64}},          {"small_global", {8, 128, 128, 8, 64}},
+          {"cross8", {2048, 8, 8, 4, 32, 128, 8}},       {"long", {1, 4096, 4096, 4, 64}},
+          {"linear", {4, 1024, 1024, 4, 64, 1, 0, true}}};
+}
+
+// Of width 2048.
+std::vector<AttentionCase> long_attention() {
+  std::vector<AttentionCase> cases;
+  for (const bool linear : {false, true})
+    for (const auto& [length, sequences] :
+         std::vector<std::pair<int64_t, int64_t>>{{1024, 8}, {8192, 2}, {32768, 1}})
+      for (const int64_t head_dim : {64, 128})
+        cases.push_back(
+            {fmt::format("{}{}/head_dim{}", linear ? "linear" : "softmax", length, head_dim),
+             {sequences, length, length, 2048 / head_dim, head_dim, 1, 0, linear}});
+  return cases;
+}
+
+void add_attention(DType dtype, const std::string& type, const std::vector<AttentionCase>& cases) {
+  for (const AttentionCase& c : cases) {
     const AttentionShape at = c.shape;
     const double keys = static_cast<double>(at.cross) + static_cast<double>(at.length + 1) / 2;
     const double pairs =
@@ -253,21 +284,31 @@ void add_others(DType dtype, const std::string& type) {
 }  // namespace
 }  // namespace megabyte
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   using namespace megabyte;
-  if (argc > 2 && std::string(argv[1]) == "--threads") {
-    threads = std::stoi(argv[2]);
-    argc -= 2;
-    argv += 2;
+  for (; argc > 2; argc -= 2, argv += 2) {
+    if (const std::string option = argv[1]; option == "--device")
+      device = argv[2];
+    else if (option == "--threads")
+      threads = std::stoi(argv[2]);
+    else
+      break;
   }
-  for (const DType dtype : {DType::bf16, DType::f32}) {
-    const std::string type(name_of(dtype));
-    add_products(dtype, type);
-    add_few_row_products(dtype, type);
-    add_attention(dtype, type);
-    add_others(dtype, type);
+  if (device == "cpu") {
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      const std::string type(name_of(dtype));
+      add_products(dtype, type);
+      add_few_row_products(dtype, type);
+      add_attention(dtype, type, small_attention());
+      add_others(dtype, type);
+    }
+  } else {
+    add_attention(DType::bf16, "bf16", long_attention());
   }
   benchmark::Initialize(&argc, argv);
   benchmark::AddCustomContext("backend", backend().description());
   benchmark::RunSpecifiedBenchmarks();
+} catch (const std::exception& e) {
+  fmt::print(stderr, "{}\n", e.what());
+  return 1;
 }
