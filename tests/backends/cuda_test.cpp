@@ -125,6 +125,62 @@ TEST(Cuda, LargeProductsWithGelu) {
   }
 }
 
+// Rows long enough that every multiprocessor gets several shares of them, in bf16 against f32 with
+// the same inputs; and the same call gives the same bits.
+TEST(Cuda, LongAttention) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  const auto backend = make_backend("cuda");
+  const Buffer buffer = backend->allocate(size_t{512} << 20);
+  const AttentionShape shapes[] = {// sequences, length, queries, heads, head_dim, of a row, cross
+                                   {2, 1000, 1000, 20, 64},       {1, 1100, 1100, 20, 128},
+                                   {2, 1100, 700, 20, 64},        {1, 2000, 1300, 20, 128},
+                                   {6, 320, 320, 16, 64, 3, 200}, {6, 320, 320, 16, 128, 3, 450}};
+  for (const AttentionShape& s : shapes) {
+    SCOPED_TRACE(testing::Message() << "length " << s.length << ", heads of " << s.head_dim);
+    Arena arena(buffer.data());
+    Random random(7, 1);
+    const auto both = [&](const Shape& shape) {  // in bf16 and, rounded, in f32
+      const Tensor wide = arena.make(shape, DType::f32), narrow = arena.make(shape, DType::bf16);
+      std::vector<float> host(static_cast<size_t>(shape.size()));
+      for (float& x : host) x = static_cast<float>(random.normal());
+      backend->from_host(wide, host.data());
+      backend->convert(wide, narrow);
+      backend->convert(narrow, wide);
+      return std::map<DType, Tensor>{{DType::f32, wide}, {DType::bf16, narrow}};
+    };
+    const int64_t keys = s.sequences * s.length, asking = s.sequences * s.queries;
+    auto qkv = both({keys, 3 * s.dim()}), dout = both({asking, s.dim()});
+    const Tensor wide = arena.make({keys, 3 * s.dim()}, DType::f32);
+    using Results = std::vector<std::vector<float>>;
+    const auto run = [&](DType dtype) {
+      Results results;
+      const Tensor out = arena.make({asking, s.dim()}, dtype);
+      const Tensor stats = arena.make({asking * s.heads}, DType::f32);
+      const Tensor dqkv = arena.make({keys, 3 * s.dim()}, dtype);
+      backend->attention_forward(s, qkv[dtype], out, stats);
+      backend->attention_backward(s, qkv[dtype], out, stats, dout[dtype], dqkv);
+      for (const Tensor& t : {out, stats, dqkv}) {
+        const Tensor read = wide.view({wide.size()}).slice(0, t.size());
+        backend->convert(t.view({t.size()}), read);
+        results.emplace_back(static_cast<size_t>(t.size()));
+        backend->to_host(results.back().data(), read);
+      }
+      return results;
+    };
+    const Results want = run(DType::f32), have = run(DType::bf16), again = run(DType::bf16);
+    EXPECT_EQ(have, again);
+    for (size_t i = 0; i < want.size(); ++i) {
+      double difference = 0, size = 0;
+      for (size_t j = 0; j < want[i].size(); ++j) {
+        const double x = want[i][j], error = have[i][j] - x;
+        difference += error * error;
+        size += x * x;
+      }
+      EXPECT_LT(std::sqrt(difference / size), 1e-2) << "result " << i;
+    }
+  }
+}
+
 // Sums are taken in a fixed order: the same call gives the same bits.
 TEST(Cuda, GradientsAreReproducible) {
   if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;

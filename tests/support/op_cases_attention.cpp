@@ -123,6 +123,10 @@ std::vector<OpCase> attention_cases() {
       {1, 140, 140, 1, 128},
       {2, 150, 40, 1, 64},
       {3, 130, 130, 1, 64, 3, 70},
+      {2, 150, 40, 1, 128},
+      {2, 130, 130, 1, 128, 2, 70},
+      // as long, but with gaps between the queries
+      {3, 130, 40, 1, 64, 3, 70},
   };
   for (AttentionShape s : shapes)
     for (const bool linear : {false, true}) {

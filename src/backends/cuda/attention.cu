@@ -42,7 +42,9 @@ bool has_tensor_core_kernels(const AttentionRows& rows) {
 constexpr int kLongForward = 128, kLongBackward = 128;
 
 bool is_long(const AttentionRows& rows, int from) {
-  return rows.head_dim >= 64 && rows.length + rows.cross >= from && long_supported();
+  const bool neighbours = rows.queries == rows.length || rows.sequences == 1;
+  return (rows.head_dim == 64 || rows.head_dim == 128) && neighbours &&
+         rows.length + rows.cross >= from && long_supported();
 }
 
 // Lengths from which on linear attention goes by running states instead of pairs.
@@ -81,7 +83,12 @@ void backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
               const Workspace& workspace) {
   const AttentionRows rows = rows_of(shape);
   const bool by_states = goes_by_states(rows, shape.linear);
-  const auto deltas = static_cast<size_t>(shape.sequences * shape.heads * shape.queries);
+  constexpr bool kNarrow = std::is_same_v<T, __nv_bfloat16>;
+  const bool tensor_cores = kNarrow && !shape.linear && has_tensor_core_kernels(rows);
+  const bool by_warpgroups = tensor_cores && is_long(rows, kLongBackward);
+  const auto deltas =
+      static_cast<size_t>(by_warpgroups ? rows.rows * rows.heads * long_statistics(rows) * 2
+                                        : shape.sequences * shape.heads * shape.queries);
   auto* scratch =
       static_cast<float*>(workspace(deltas * sizeof(float) + (by_states ? state_bytes(rows) : 0)));
   const AttentionBackward<T> x{static_cast<const T*>(qkv.data),
@@ -93,10 +100,9 @@ void backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
   if (by_states) return linear_backward(rows, x, scratch + deltas, stream);
   if (shape.queries < shape.length)  // the kernels write the query gradients of those that ask
     check_cuda(cudaMemsetAsync(dqkv.data, 0, dqkv.bytes(), stream), "attention_backward");
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    if (!shape.linear && has_tensor_core_kernels(rows))
-      return is_long(rows, kLongBackward) ? long_backward(rows, x, stream)
-                                          : window_backward(rows, x, stream);
+  if constexpr (kNarrow)
+    if (tensor_cores)
+      return by_warpgroups ? long_backward(rows, x, stream) : window_backward(rows, x, stream);
   general_backward(rows, shape.linear, x, stream);
 }
 

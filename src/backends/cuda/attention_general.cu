@@ -43,9 +43,9 @@ __device__ void load_tile(float* rows, int width, bool through_feature, RowOf&& 
 struct Place {
   int row, sub, head, batch_row, first;
 
-  __device__ Place(const AttentionRows& rows, int positions)
+  __device__ explicit Place(const AttentionRows& rows)
       : row(static_cast<int>(threadIdx.x) / 8), sub(static_cast<int>(threadIdx.x) % 8) {
-    const AttentionBlock block(rows, positions, kTile);
+    const AttentionBlock block(rows, kTile);
     head = block.head;
     batch_row = block.row;
     first = block.first;
@@ -57,7 +57,7 @@ template <class T, bool kLinear, int kSums>
 __global__ void __launch_bounds__(kThreads)
     general_forward_kernel(AttentionRows rows, AttentionForward<T> x, float scale) {
   extern __shared__ float memory[];
-  const Place at(rows, rows.asking());
+  const Place at(rows);
   const int d = rows.head_dim, last = min(at.first + kTile, rows.asking()) - 1;
   const int64_t width = rows.width();
   float *q = memory, *k = q + kTile * (d + 1), *v = k + kTile * (d + 1), *s = v + kTile * (d + 1);
@@ -130,7 +130,7 @@ template <class T, bool kLinear, int kSums>
 __global__ void __launch_bounds__(kThreads)
     general_queries_kernel(AttentionRows rows, AttentionBackward<T> x, float scale) {
   extern __shared__ float memory[];
-  const Place at(rows, rows.asking());
+  const Place at(rows);
   const int d = rows.head_dim, last = min(at.first + kTile, rows.asking()) - 1;
   const int64_t width = rows.width();
   float *q = memory, *dout = q + kTile * (d + 1), *k = dout + kTile * (d + 1),
@@ -192,7 +192,7 @@ template <class T, bool kLinear, int kSums>
 __global__ void __launch_bounds__(kThreads)
     general_keys_kernel(AttentionRows rows, AttentionBackward<T> x, float scale) {
   extern __shared__ float memory[];
-  const Place at(rows, rows.keys());
+  const Place at(rows);
   const int d = rows.head_dim, last = min(at.first + kTile, rows.keys()) - 1;
   const int64_t width = rows.width();
   float *k = memory, *v = k + kTile * (d + 1), *q = v + kTile * (d + 1),

@@ -50,8 +50,13 @@ void window_forward(const AttentionRows& rows, const AttentionForward<__nv_bfloa
 void window_backward(const AttentionRows& rows, const AttentionBackward<__nv_bfloat16>& x,
                      cudaStream_t stream);
 
-// Hopper's tensor cores (sm_90a): for long rows. Heads of 64 or 128.
+// Hopper's tensor cores (sm_90a): for long rows whose queries are neighbours. Heads of 64 or 128.
+// `delta` is scratch of two floats for each of long_statistics() queries of every head.
 bool long_supported();  // by the device in use and this build
+__host__ __device__ inline int64_t long_statistics(const AttentionRows& rows) {
+  constexpr int kMultiple = 384;  // of what every kernel's blocks take
+  return int64_t{rows.asking() + kMultiple - 1} / kMultiple * kMultiple;
+}
 void long_forward(const AttentionRows& rows, const AttentionForward<__nv_bfloat16>& x,
                   cudaStream_t stream);
 void long_backward(const AttentionRows& rows, const AttentionBackward<__nv_bfloat16>& x,

@@ -69,14 +69,12 @@ struct AttentionRows {
 struct AttentionBlock {
   int head, row, first;
 
-  // Shares of one position range are neighbours; with `last_first` the last are dealt first.
-  __device__ AttentionBlock(const AttentionRows& rows, int positions, int per_block,
-                            bool last_first = false) {
-    const int x = static_cast<int>(blockIdx.x), blocks = (positions + per_block - 1) / per_block;
+  // Shares of one position range are neighbours.
+  __device__ AttentionBlock(const AttentionRows& rows, int per_block) {
+    const int x = static_cast<int>(blockIdx.x);
     head = x % rows.heads;
     row = x / rows.heads % rows.rows;
-    const int share = x / rows.heads / rows.rows;
-    first = (last_first ? blocks - 1 - share : share) * per_block;
+    first = x / rows.heads / rows.rows * per_block;
   }
 };
 

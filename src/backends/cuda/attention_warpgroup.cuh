@@ -9,7 +9,6 @@
 #pragma once
 
 #include "backends/cuda/attention_fragments.cuh"
-#include "backends/cuda/copies.cuh"
 
 namespace megabyte::cuda {
 
@@ -92,10 +91,16 @@ __device__ inline void products_begin() { asm volatile("wgmma.fence.sync.aligned
 __device__ inline void products_end() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Until at most `left` of the groups of products are unfinished.
-template <int left>
-__device__ void products_wait() {
+// Until at most `left` of the groups of products are unfinished; `sums` are those of finished ones,
+// which nothing may read before.
+template <int left, int... kSums>
+__device__ void products_wait(float (&... sums)[kSums]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(left) : "memory");
+  const auto fence = [](auto& all) {
+#pragma unroll
+    for (float& sum : all) asm volatile("" : "+f"(sum)::"memory");
+  };
+  (fence(sums), ...);
 }
 
 // A tile of `kRows` rows of D bf16 in shared memory, at a multiple of 1024 bytes.
@@ -104,40 +109,24 @@ struct SharedTile {
   static constexpr uint32_t kPanel = kRows * 128, kBytes = kPanel * (D / 64);
   uint32_t address;
 
-  __device__ static uint64_t descriptor(uint32_t at, uint32_t panel) {
+  // Of a tile's part at a constant offset, so that the rest is made once.
+  __device__ static uint64_t descriptor(uint32_t at, uint32_t offset, uint32_t panel) {
     // Address, distance between panels, between groups of eight rows (units of 16 bytes), swizzle.
-    return uint64_t{(at & 0x3FFFF) >> 4} | uint64_t{panel >> 4} << 16 | uint64_t{1024 >> 4} << 32 |
-           uint64_t{1} << 62;
+    return (uint64_t{at >> 4} | uint64_t{panel >> 4} << 16 | uint64_t{1024 >> 4} << 32 |
+            uint64_t{1} << 62) +
+           (offset >> 4);
   }
   // From row `row`, columns 16 k.. , summed over columns.
   __device__ uint64_t along(int row, int k) const {
-    return descriptor(address + static_cast<uint32_t>(k / 4) * kPanel +
-                          static_cast<uint32_t>(row) * 128 + static_cast<uint32_t>(k % 4) * 32,
+    return descriptor(address + static_cast<uint32_t>(row) * 128,
+                      static_cast<uint32_t>(k / 4) * kPanel + static_cast<uint32_t>(k % 4) * 32,
                       16);
   }
   // Rows 16 k.., all columns, summed over rows.
   __device__ uint64_t across(int k) const {
-    return descriptor(address + static_cast<uint32_t>(k) * 2048, kPanel);
-  }
-
-  // Starts copying rows row_of(0), row_of(1), ... by all `kThreads` threads of the block.
-  template <int kThreads, class RowOf>
-  __device__ void copy(RowOf&& row_of) const {
-    constexpr int kChunks = D / 8;
-    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-    for (int r = static_cast<int>(threadIdx.x) / kChunks; r < kRows; r += kThreads / kChunks) {
-      const uint32_t to = address + static_cast<uint32_t>(chunk / 8) * kPanel +
-                          static_cast<uint32_t>(r * 128 + ((chunk ^ r) & 7) * 16);
-      copy_async(to, row_of(r) + chunk * 8);
-    }
+    return descriptor(address, static_cast<uint32_t>(k) * 2048, kPanel);
   }
 };
-
-// Until this thread's copies are there, also for the tensor cores; a barrier must follow.
-__device__ inline void copies_wait() {
-  wait_for_copies<0>();
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 
 // sums = a . b^T for rows from `row` of a, all rows of b.
 template <int kRows, int kOther, int D, int kSums>

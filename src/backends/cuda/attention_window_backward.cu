@@ -19,9 +19,9 @@ struct Scale {
 struct Lane {
   int g, c, head, row, first;
 
-  __device__ Lane(const AttentionRows& rows, int positions)
+  __device__ explicit Lane(const AttentionRows& rows)
       : g(static_cast<int>(threadIdx.x % 32 / 4)), c(static_cast<int>(threadIdx.x % 4)) {
-    const AttentionBlock block(rows, positions, kWarps * 16);
+    const AttentionBlock block(rows, kWarps * 16);
     head = block.head;
     row = block.row;
     first = block.first + static_cast<int>(threadIdx.x / 32) * 16;
@@ -36,7 +36,7 @@ constexpr float kLog2e = 1.4426950408889634F;
 template <int D>
 __global__ void __launch_bounds__(kWarps * 32)
     tile_backward_kernel(AttentionRows rows, AttentionBackward<bf16> x, Scale scale) {
-  const Lane lane(rows, rows.asking());
+  const Lane lane(rows);
   const int last = min(lane.first + 15, rows.asking() - 1);
   if (lane.first > last) return;
   const int64_t width = rows.width();
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 template <int D>
 __global__ void __launch_bounds__(kWarps * 32)
     window_queries_kernel(AttentionRows rows, AttentionBackward<bf16> x, Scale scale) {
-  const Lane lane(rows, rows.asking());
+  const Lane lane(rows);
   const int g = lane.g;
   const int last = min(lane.first + 15, rows.asking() - 1);
   if (lane.first > last) return;
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 template <int D>
 __global__ void __launch_bounds__(kWarps * 32, D == 64 ? 3 : 1)
     window_keys_kernel(AttentionRows rows, AttentionBackward<bf16> x, Scale scale) {
-  const Lane lane(rows, rows.keys());
+  const Lane lane(rows);
   const int g = lane.g;
   const int last = min(lane.first + 15, rows.keys() - 1);
   if (lane.first > last) return;

@@ -16,7 +16,7 @@ template <int D>
 __global__ void __launch_bounds__(kWarps * 32)
     window_forward_kernel(AttentionRows rows, AttentionForward<bf16> x, float scale) {
   const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, c = lane % 4;
-  const AttentionBlock block(rows, rows.asking(), kWarps * 16);
+  const AttentionBlock block(rows, kWarps * 16);
   const int head = block.head, row = block.row;
   const int first = block.first + static_cast<int>(threadIdx.x / 32) * 16;
   const int last = min(first + 15, rows.asking() - 1);

@@ -22,6 +22,42 @@ __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Hopper's barriers at shared addresses, that so many threads arrive at in turn, and bytes that the
+// copy engine brings. Phases end one after another, with parity 0, 1, 0, ...; a wait for parity 1
+// before the first has ended returns at once.
+__device__ inline void init_arrivals(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+// Of the thread that did so, before others use them or the copy engine does.
+__device__ inline void publish_arrivals() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ inline void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives; the phase also waits for `bytes` of copies.
+__device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+__device__ inline void wait_for_arrivals(uint32_t barrier, uint32_t parity) {
+  uint32_t arrived = 0;
+  while (arrived == 0)
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(arrived)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+}
+// `bytes`, a multiple of 16 as both addresses are.
+__device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // Rows of `bytes` (a multiple of 16) that one warp sends for and the whole block waits for. On
 // Hopper the copy engine brings them, past the load units, and so keeps nothing else waiting.
 class RowCopies {
@@ -36,19 +72,13 @@ class RowCopies {
     if (lane >= 32) return;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
-      asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(arrival_) : "memory");
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-      asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(arrival_),
-                   "r"(count * bytes)
-                   : "memory");
+      init_arrivals(arrival_, 1);
+      publish_arrivals();
+      arrive_expecting(arrival_, count * bytes);
     }
     __syncwarp();
     for (int i = lane; i < count; i += 32)
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-          "[%3];" ::"r"(shared_address(to + i * to_pitch)),
-          "l"(from + i * from_pitch), "r"(bytes), "r"(arrival_)
-          : "memory");
+      copy_bulk(shared_address(to + i * to_pitch), from + i * from_pitch, bytes, arrival_);
 #else
     for (int i = 0; i < count; ++i)
       for (int at = lane * 16; at < bytes; at += 32 * 16)
@@ -58,13 +88,7 @@ class RowCopies {
   }
   __device__ void wait() const {
 #if __CUDA_ARCH__ >= 900
-    uint32_t arrived = 0;
-    while (arrived == 0)
-      asm volatile(
-          "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
-          : "=r"(arrived)
-          : "r"(arrival_)
-          : "memory");
+    wait_for_arrivals(arrival_, 0);
 #else
     wait_for_copies<0>();  // of the first warp
     __syncthreads();
