@@ -11,6 +11,7 @@
 
 namespace megabyte {
 
+// NOLINTNEXTLINE(bugprone-exception-escape): the moves of nlohmann::json do not throw
 struct Manifest {
   struct Item {
     std::string source;     // its path, relative to the manifest's folder

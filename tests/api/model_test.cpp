@@ -46,6 +46,25 @@ TEST(Model, GeneratesAsTheCommandDoes) {
   EXPECT_NE(bytes, model.generate(prompt, {.bytes = 40, .seed = 4}));
 }
 
+TEST(Model, DocumentsEndAsInTheCommands) {
+  const std::string folder =
+      std::string(MEGABYTE_SOURCE_DIR) + "/tests/fixtures/untied-vocabulary-257";
+  Model model(folder, {.device = "reference"});
+  const std::vector<std::uint8_t> bytes = some_bytes();
+  test::TemporaryFolder data;
+  test::write_file(data / "data", {bytes.begin(), bytes.end()});
+  const auto eval = test::run_megabyte(
+      {"eval", "--model", folder, "--data", data / "data", "--device", "reference", "--json"});
+  ASSERT_EQ(eval.exit_code, 0) << eval.err;
+  EXPECT_NEAR(std::stod(eval.out.substr(eval.out.find("\"bpb\":") + 6)), model.bits_per_byte(bytes),
+              1e-9);
+  const auto drawn = test::run_megabyte({"generate", "--model", folder, "--bytes", "2000",
+                                         "--temperature", "1000", "--device", "reference"});
+  const auto own = model.generate({}, {.bytes = 2000, .temperature = 1000});
+  EXPECT_EQ(std::string(own.begin(), own.end()), drawn.out);
+  EXPECT_LT(own.size(), 2000u);  // one in 257 symbols ends
+}
+
 TEST(Model, StopsWhenTold) {
   Model model(kModel);
   int count = 0;
