@@ -339,8 +339,9 @@ void launch(Context& context, const DecodeCall& call, int64_t pairs, int64_t spl
 template <class T, bool kLinear, int kVector, int kChunks, class... Args>
 void launch_split(Context& context, const DecodeShape& shape, const Args&... args) {
   const int64_t visible = shape.position - shape.first + 1, pairs = shape.batch * shape.heads;
-  // Few pairs: their keys are split so that every multiprocessor has work.
-  const int64_t enough = 8 * context.multiprocessors();
+  // Few pairs: their keys are split so that every multiprocessor has work, but no more than it runs
+  // at once: the others would begin when these are done, all at the same time.
+  const int64_t enough = 4 * context.multiprocessors();
   const int64_t most = std::min<int64_t>(kMaxSplits, ceil_div(visible, kKeysPerBlock));
   const int64_t per_block = ceil_div(visible, std::clamp(enough / pairs, int64_t{1}, most));
   const int64_t splits = ceil_div(visible, per_block);

@@ -11,6 +11,7 @@
 namespace megabyte::cuda {
 
 void fail_cuda(cudaError_t status, const char* operation) {
+  cudaGetLastError();  // it is reported here and not by the next launch
   fail("CUDA: {}: {}", operation, cudaGetErrorString(status));
 }
 

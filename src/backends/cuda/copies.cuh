@@ -58,28 +58,30 @@ __device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint3
       : "memory");
 }
 
-// Rows of `bytes` (a multiple of 16) that one warp sends for and the whole block waits for. On
-// Hopper the copy engine brings them, past the load units, and so keeps nothing else waiting.
+// Rows of `bytes` (a multiple of 16) that a block sends for and waits for. On Hopper the copy
+// engine brings them, past the load units, and so keeps nothing else waiting.
 class RowCopies {
  public:
   // All threads; `arrival` is in shared memory.
   __device__ explicit RowCopies(uint64_t* arrival) : arrival_(shared_address(arrival)) {}
 
-  // The first warp sends for `count` rows; only then may others wait, after a __syncthreads().
+  // Sends for `count` rows.
   __device__ void send(int count, char* to, int to_pitch, const char* from, int64_t from_pitch,
                        int bytes) const {
-    const int lane = static_cast<int>(threadIdx.x);
-    if (lane >= 32) return;
+    const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
 #if __CUDA_ARCH__ >= 900
-    if (lane == 0) {
+    if (threadIdx.x == 0) {
       init_arrivals(arrival_, 1);
       publish_arrivals();
       arrive_expecting(arrival_, count * bytes);
     }
-    __syncwarp();
-    for (int i = lane; i < count; i += 32)
-      copy_bulk(shared_address(to + i * to_pitch), from + i * from_pitch, bytes, arrival_);
+    __syncthreads();
+    // A warp sends for one row after another, which takes its time: all warps do.
+    if (lane == 0)
+      for (int i = warp; i < count; i += static_cast<int>(blockDim.x) / 32)
+        copy_bulk(shared_address(to + i * to_pitch), from + i * from_pitch, bytes, arrival_);
 #else
+    if (warp > 0) return;
     for (int i = 0; i < count; ++i)
       for (int at = lane * 16; at < bytes; at += 32 * 16)
         copy_async(shared_address(to + i * to_pitch + at), from + i * from_pitch + at);

@@ -83,6 +83,7 @@ class NormedRow {
   __device__ NormedRow(const NormedInput& in, int rows, int inner)
       : in_(in), rows_(rows), inner_(inner) {
     for (int n = 1; n < rows; n *= 2) warps_ /= 2;
+    share_ = 1 / static_cast<float>(inner);
     const int threads = 32 * warps_;
     row_ = static_cast<int>(threadIdx.x) / threads;
     first_ = static_cast<int>(threadIdx.x) % threads * 4;
@@ -106,7 +107,9 @@ class NormedRow {
                      ? __ldcg(reinterpret_cast<const uint2*>(in_.delta + start + at(p)))
                      : uint2{};
     }
-    float total = 0, count = 0;
+    // About the row's first element, which lies among the others: one pass is enough.
+    const float pivot = row_ < rows_ ? first_of(start) : 0;
+    float total = 0, squares = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const auto* d = reinterpret_cast<const bf16*>(&delta[p]);
@@ -114,36 +117,29 @@ class NormedRow {
       x[p].y += to_float(d[1]);
       x[p].z += to_float(d[2]);
       x[p].w += to_float(d[3]);
-      total += (x[p].x + x[p].y) + (x[p].z + x[p].w);
-      count += static_cast<float>(4 * __popc(__ballot_sync(~0U, there(p))));
       if (sums && in_.delta != nullptr && there(p))
         *reinterpret_cast<float4*>(in_.sum + start + at(p)) = x[p];
+      const float4 off{x[p].x - pivot, x[p].y - pivot, x[p].z - pivot, x[p].w - pivot};
+      if (there(p)) {
+        total += (off.x + off.y) + (off.z + off.w);
+        squares += (off.x * off.x + off.y * off.y) + (off.z * off.z + off.w * off.w);
+      }
     }
-    // Mean and squares about it of a warp's elements, then of all (Chan, Golub, LeVeque 1979).
-    const float part = warp_sum(total) / fmaxf(count, 1);
-    float squares = 0;
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const float4 d{x[p].x - part, x[p].y - part, x[p].z - part, x[p].w - part};
-      if (there(p)) squares += (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
-    }
+    total = warp_sum(total);
     squares = warp_sum(squares);
-    __shared__ float4 parts[kWarps];
+    __shared__ float2 parts[kWarps];
     const int warp = static_cast<int>(threadIdx.x) / 32, first_warp = warp / warps_ * warps_;
-    if (threadIdx.x % 32 == 0) parts[warp] = float4{count, part, squares, 0};
+    if (threadIdx.x % 32 == 0) parts[warp] = float2{total, squares};
     __syncthreads();
-    float mean = 0, all = 0;
-#pragma unroll
-    for (int i = 0; i < kWarps; ++i)
-      if (i < warps_) mean += parts[first_warp + i].x * parts[first_warp + i].y;
-    mean /= static_cast<float>(inner_);
+    total = squares = 0;
 #pragma unroll
     for (int i = 0; i < kWarps; ++i)
       if (i < warps_) {
-        const float4 other = parts[first_warp + i];
-        all += other.z + other.x * (other.y - mean) * (other.y - mean);
+        total += parts[first_warp + i].x;
+        squares += parts[first_warp + i].y;
       }
-    const float rstd = 1 / sqrtf(all / static_cast<float>(inner_) + in_.eps);
+    const float off = total * share_, mean = pivot + off;
+    const float rstd = rsqrtf(fmaxf(squares * share_ - off * off, 0) + in_.eps);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       if (!there(p)) continue;
@@ -156,11 +152,15 @@ class NormedRow {
   }
 
  private:
+  __device__ float first_of(int64_t start) const {
+    return __ldcg(in_.x + start) + (in_.delta != nullptr ? to_float(__ldcg(in_.delta + start)) : 0);
+  }
   __device__ int at(int p) const { return first_ + p * stride_; }
   __device__ bool there(int p) const { return row_ < rows_ && at(p) < inner_; }
 
   const NormedInput& in_;
   int rows_, inner_, warps_ = kWarps, row_, first_, stride_;
+  float share_;  // of an element in a mean
   float4 weight_[kPacks], bias_[kPacks];
 };
 
@@ -189,7 +189,6 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   const int first = warp * chunks * kChunk + lane % 4 * 8;
   const int out = static_cast<int>(threadIdx.x) % C::kCols;  // column of y, below
   const float bias = a.bias != nullptr && first_col + out < a.cols ? a.bias[first_col + out] : 0;
-  __syncthreads();  // now anyone may wait for the copies
   if constexpr (C::kPacks > 0) {
     NormedRow<C::kWarps, C::kPacks> row(in, a.rows, a.inner);
     wait_for_previous();

@@ -32,6 +32,7 @@ class OverlappedKernel {
     cudaFuncAttributes attributes{};
     check_cuda(cudaFuncGetAttributes(&attributes, kernel_), "kernel");
     waits_ = attributes.ptxVersion >= 90;
+    shared_ -= attributes.sharedSizeBytes;
     // A multiprocessor runs kernels side by side only if they agree on how much of its memory is
     // shared and how much is cache.
     set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
@@ -51,7 +52,7 @@ class OverlappedKernel {
 
   const void* kernel_;
   bool waits_ = false;
-  size_t shared_ = size_t{48} << 10;  // allowed without asking
+  size_t shared_ = size_t{48} << 10;  // allowed without asking, beside the kernel's own
 };
 
 template <auto kKernel, class... Arguments>
