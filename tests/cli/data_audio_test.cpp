@@ -18,7 +18,7 @@ using nlohmann::json;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 
-class DataAudioCommand : public testing::Test {
+class DataAudioCommand : public DataCommand {
  protected:
   DataAudioCommand() {
     fs::create_directories(folder_ / "in");
@@ -32,21 +32,10 @@ class DataAudioCommand : public testing::Test {
       samples[t] = static_cast<int16_t>(9000 * std::sin(static_cast<double>(t) * 0.1 * (i + 1)));
     return samples;
   }
-  CommandResult data(Words words) const {
-    words.insert(words.begin(), "data");
-    return run_megabyte(words);
-  }
   std::vector<int16_t> wav(const std::string& name, int64_t rate = 16000) const {
     const std::string file = read_file(folder_ / name);
     return decode_audio(bytes_of(file), rate);
   }
-  std::string complaint(const Words& words, int code) const {
-    const CommandResult result = data(words);
-    EXPECT_EQ(result.exit_code, code) << result.err;
-    return result.err;
-  }
-
-  TemporaryFolder folder_;
 };
 
 TEST_F(DataAudioCommand, ThereAndBack) {

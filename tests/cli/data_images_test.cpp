@@ -17,7 +17,7 @@ using nlohmann::json;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 
-class DataImagesCommand : public testing::Test {
+class DataImagesCommand : public DataCommand {
  protected:
   DataImagesCommand() {
     fs::create_directories(folder_ / "in/deep");
@@ -28,10 +28,6 @@ class DataImagesCommand : public testing::Test {
     write_file(folder_ / "in/.5.png", "hidden");
   }
 
-  CommandResult data(Words words) const {
-    words.insert(words.begin(), "data");
-    return run_megabyte(words);
-  }
   CommandResult images(const Words& more) const {
     Words words{"images", folder_ / "in", "--out", folder_ / "out.bin", "--size", "8"};
     words.insert(words.end(), more.begin(), more.end());
@@ -41,14 +37,6 @@ class DataImagesCommand : public testing::Test {
     const std::string file = read_file(folder_ / name);
     return decode_image(bytes_of(file));
   }
-  std::string complaint(const Words& words, int code) const {
-    const CommandResult result = data(words);
-    EXPECT_EQ(result.exit_code, code) << result.err;
-    EXPECT_EQ(result.out, "");
-    return result.err;
-  }
-
-  TemporaryFolder folder_;
 };
 
 TEST_F(DataImagesCommand, ThereAndBackInBothOrders) {

@@ -1,11 +1,15 @@
-// Small pictures, sounds and their files.
+// Small pictures, sounds and their files, and the command that converts them.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/random.h"
 #include "convert/image.h"
+#include "support/command.h"
 
 namespace megabyte::test {
 
@@ -24,5 +28,23 @@ inline std::string ppm_of(const Image& image) {
 inline std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text));
 }
+
+// `megabyte data` in a folder of its own.
+class DataCommand : public testing::Test {
+ protected:
+  static CommandResult data(std::vector<std::string> words) {
+    words.insert(words.begin(), "data");
+    return run_megabyte(words);
+  }
+  // What it says on stderr, and nothing on stdout.
+  static std::string complaint(const std::vector<std::string>& words, int code) {
+    const CommandResult result = data(words);
+    EXPECT_EQ(result.exit_code, code) << result.err;
+    EXPECT_EQ(result.out, "");
+    return result.err;
+  }
+
+  TemporaryFolder folder_;
+};
 
 }  // namespace megabyte::test
