@@ -9,8 +9,8 @@
 namespace megabyte::cli {
 
 void DeviceOptions::add_to(CLI::App& command, const std::string& dtype_help, bool trains) {
-  command.add_option("--device", device, "where to run: auto, cpu, cuda or reference")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}))
+  command.add_option("--device", device, "where to run: auto, cpu, cuda, exact or reference")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "exact", "reference"}))
       ->capture_default_str();
   command
       .add_option(

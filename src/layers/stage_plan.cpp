@@ -133,7 +133,7 @@ StageActivations plan_stage(Arena& arena, Arena& scratch_arena, const StageShape
     for (const int64_t width : shape.convolutions) {
       widest = std::max(widest, width);
       a.convolutions.push_back({.unfolded = arena.make({bytes, e * width}, compute),
-                                .pre = arena.make({bytes, e}, compute),
+                                .pre = backward ? arena.make({bytes, e}, compute) : Tensor{},
                                 .activated = arena.make({bytes, e}, compute),
                                 .out = arena.make({bytes, e}, residual)});
     }

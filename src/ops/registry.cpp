@@ -10,6 +10,7 @@ namespace megabyte {
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
   if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   if (device == "reference") return make_reference_backend();
+  if (device == "exact") return make_exact_backend(threads);
   if (device == "cuda" || device == "auto") {
 #ifdef MEGABYTE_WITH_CUDA
     if (device == "cuda" || why_no_cuda_device().empty()) return make_cuda_backend();
@@ -30,7 +31,7 @@ std::unique_ptr<Backend> make_backend(const std::string& device, int threads) {
         "-DMEGABYTE_CPU=ON and build again, or use --device reference");
 #endif
   }
-  fail("unknown device '{}': use auto, cpu, cuda or reference", device);
+  fail("unknown device '{}': use auto, cpu, cuda, exact or reference", device);
 }
 
 }  // namespace megabyte

@@ -1,0 +1,409 @@
+// The exact backend: operations of ops/ops.h with the same bits on every machine (docs/exact.md).
+// All that is more than a copy or one addition is in the kernels.
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "backends/exact/exp.h"
+#include "backends/exact/forward_only.h"
+#include "backends/exact/kernels.h"
+#include "backends/exact/packed_weights.h"
+#include "backends/exact/parallel.h"
+#include "backends/exact/rotary_table.h"
+#include "backends/factories.h"
+#include "base/error.h"
+#include "ops/host_memory.h"
+#include "ops/sampling.h"
+
+namespace megabyte {
+namespace {
+
+using namespace exact;  // NOLINT: this file is the backend
+
+constexpr int64_t kGrain = 1 << 16;         // additions or copies that a thread should have
+constexpr int64_t kProductGrain = 1 << 20;  // products of bytes
+
+constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+int64_t rows_of(int64_t grain, int64_t width) { return std::max<int64_t>(1, grain / width); }
+
+// The elements of a float tensor of `size` elements; nullptr where there is none.
+float* floats(const Tensor& t, int64_t size, std::string_view what) {
+  if (!t) return nullptr;
+  check(t.size() == size, what);
+  return t.as<float>();
+}
+
+class ExactBackend final : public ForwardOnly {
+ public:
+  ExactBackend(int threads, const Kernels& kernels)
+      : threads_(threads), kernels_(kernels), weights_(std::make_shared<PackedWeights>(kernels)) {}
+
+  std::string name() const override { return "exact"; }
+  std::string description() const override {
+    return fmt::format("{} thread{}, {} kernels, numbers of version {}", threads_,
+                       threads_ == 1 ? "" : "s", kernels_.name, kVersion);
+  }
+  bool supports(DType compute) const override { return compute == DType::f32; }
+  bool fast(DType compute) const override { return compute == DType::f32; }
+  DType residual_dtype(DType) const override { return DType::f32; }
+  DType residual_gradient_dtype(DType) const override { return DType::f32; }
+
+  // --- memory
+
+  size_t peak_memory() const override { return peak_host_memory(); }
+  size_t workspace() const override { return 0; }
+  Buffer allocate(size_t bytes) override {
+    auto memory = std::make_shared<Buffer>(allocate_on_host(bytes));
+    std::byte* data = memory->data();
+    return {data, bytes,
+            [memory, bytes, weights = weights_](std::byte* p) { weights->forget(p, bytes); }};
+  }
+  void from_host(const Tensor& dst, const void* src) override {
+    weights_->forget(dst.data, dst.bytes());
+    std::memcpy(dst.data, src, dst.bytes());
+  }
+  void to_host(void* dst, const Tensor& src) override { std::memcpy(dst, src.data, src.bytes()); }
+  void synchronize() override {}
+  void zero(const Tensor& x) override {
+    weights_->forget(x.data, x.bytes());
+    std::memset(x.data, 0, x.bytes());
+  }
+  void convert(const Tensor& src, const Tensor& dst) override {
+    check(src.size() == dst.size() && src.dtype == DType::f32 && dst.dtype == DType::f32,
+          "convert: from float to float");
+    std::memcpy(dst.data, src.data, src.bytes());
+  }
+  void copy_rows(const Tensor& src, int64_t src_stride, const Tensor& dst, int64_t dst_stride,
+                 int64_t rows, int64_t cols) override {
+    copy_rows_on_host(src, src_stride, dst, dst_stride, rows, cols);
+  }
+
+  // --- input side
+
+  void embed_forward(const EmbedShape& shape, const Tensor& tokens, const Tensor& table,
+                     const Tensor& positions, const Tensor& pad, const Tensor& out) override {
+    const int64_t n = shape.length, P = shape.patch, e = shape.dim, D = P * e;
+    const int64_t rows = shape.sequences * n, vocab = table.size() / e;
+    check(tokens.size() == rows * P && (!positions || positions.size() >= n * D), "embed: shapes");
+    const uint16_t* x = tokens.as<uint16_t>();
+    const float* E = table.as<float>();
+    const float* at = positions ? positions.as<float>() : nullptr;
+    const float* first = shape.shift ? floats(pad, D, "embed: pad") : nullptr;
+    float* y = floats(out, rows * D, "embed: out");
+    for (int64_t i = 0; i < rows * P; ++i)
+      check(x[i] < vocab, "embed: a token is below the vocabulary's size");
+    parallel(threads_, rows, rows_of(kGrain, D), [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t i = r % n, from = first != nullptr ? i - 1 : i;
+        if (from < 0) {
+          std::copy_n(first, D, y + r * D);
+          continue;
+        }
+        for (int64_t p = 0; p < P; ++p) {
+          const float* row = E + x[(r - i + from) * P + p] * e;
+          const float* where = at != nullptr ? at + (from * P + p) * e : nullptr;
+          float* to = y + r * D + p * e;
+          for (int64_t c = 0; c < e; ++c) to[c] = where != nullptr ? row[c] + where[c] : row[c];
+        }
+      }
+    });
+  }
+  void place_forward(const PlaceShape& shape, const Tensor& in, const Tensor& positions,
+                     const Tensor& pad, const Tensor& out) override {
+    const int64_t n = shape.length, D = shape.dim, rows = shape.sequences * n;
+    check(!positions || positions.size() >= n * D, "place: positions");
+    const float* x = floats(in, rows * D, "place: in");
+    const float* at = positions ? positions.as<float>() : nullptr;
+    const float* first = shape.shift ? floats(pad, D, "place: pad") : nullptr;
+    float* y = floats(out, rows * D, "place: out");
+    parallel(threads_, rows, rows_of(kGrain, D), [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t i = r % n, from = first != nullptr ? i - 1 : i;
+        float* to = y + r * D;
+        if (from < 0) {
+          std::copy_n(first, D, to);
+          continue;
+        }
+        const float* row = x + (r - i + from) * D;
+        for (int64_t c = 0; c < D; ++c) to[c] = at != nullptr ? row[c] + at[from * D + c] : row[c];
+      }
+    });
+  }
+  void unfold(const Tensor& in, int64_t length, int64_t width, const Tensor& out) override {
+    const int64_t rows = in.shape[0], channels = in.shape[1];
+    check(rows % length == 0, "unfold: whole rows");
+    const float* x = in.as<float>();
+    float* y = floats(out, rows * channels * width, "unfold: out");
+    parallel(threads_, rows, rows_of(kGrain, channels * width), [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t k = 0; k < width; ++k) {
+            const int64_t t = r % length - (width - 1) + k;
+            y[(r * channels + c) * width + k] =
+                t < 0 ? 0.0f : x[(r - (width - 1) + k) * channels + c];
+          }
+    });
+  }
+  void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
+    const int64_t size = out.size();
+    const float* x = floats(a, size, "add: sizes differ");
+    const float* y = floats(b, size, "add: sizes differ");
+    float* z = out.as<float>();
+    parallel(threads_, size, kGrain, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) z[i] = x[i] + y[i];
+    });
+  }
+
+  // --- products and norms
+
+  void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
+                      const Tensor& pre, const Tensor& y) override {
+    if (pre) refuse();
+    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
+    check(w.shape[1] == K, "linear: x (M, K) and w (N, K)");
+    const LinearCall call{.x = x.as<float>(),
+                          .w = weights_->get(w),
+                          .bias = floats(bias, N, "linear: bias (N)"),
+                          .act = act_of(activation),
+                          .y = floats(y, M * N, "linear: y (M, N)")};
+    const int64_t blocks = (N + kernels_.block - 1) / kernels_.block;
+    // Few rows are shared by outputs, and each thread quantises them all; many are cut into pieces.
+    constexpr int64_t kManyRows = 8;
+    if (M >= kManyRows * threads_)
+      parallel(threads_, M, std::max<int64_t>(kManyRows, kProductGrain / (N * K)),
+               [&](int64_t begin, int64_t end) { products(call, begin, end, 0, blocks); });
+    else
+      parallel(threads_, blocks, rows_of(kProductGrain, M * K * kernels_.block),
+               [&](int64_t begin, int64_t end) { products(call, 0, M, begin, end); });
+  }
+  void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
+                             const Tensor& weight, const Tensor& bias, double eps,
+                             const Tensor& sum, const Tensor& y, const Tensor& xhat,
+                             const Tensor& rstd) override {
+    if (xhat || rstd || dropout.rate > 0) refuse();
+    const int64_t M = x.shape[0], D = x.shape[1];
+    check(!delta || sum, "norm: the sum");
+    const NormCall call{.x = x.as<float>(),
+                        .delta = floats(delta, M * D, "norm: delta"),
+                        .weight = floats(weight, D, "norm: weight"),
+                        .bias = floats(bias, D, "norm: bias"),
+                        .eps = static_cast<float>(eps),
+                        .sum = delta ? floats(sum, M * D, "norm: sum") : nullptr,
+                        .y = floats(y, M * D, "norm: y"),
+                        .dim = D};
+    parallel(threads_, M, rows_of(kGrain / 4, D),
+             [&](int64_t begin, int64_t end) { kernels_.norm(call, begin, end); });
+  }
+
+  // --- attention
+
+  void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
+              bool inverse) override {
+    // Only backward passes turn back, and linear attention that turns a window for each patch.
+    if (inverse)
+      fail(
+          "the exact backend does not run linear attention across patches (cross_patch) with "
+          "rotary "
+          "positions: use --device cpu or cuda");
+    check(head_dim % 2 == 0 && qkv.shape[1] == 3 * heads * head_dim, "rotary: pairs of a head");
+    const auto table = rotary_.up_to(first + length, head_dim);
+    const int64_t half = head_dim / 2, width = qkv.shape[1];
+    float* data = qkv.as<float>();
+    parallel(threads_, qkv.shape[0], rows_of(kGrain, width), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const auto at = static_cast<size_t>((first + r % length) * half);
+        for (int64_t h = 0; h < 2 * heads; ++h) {  // the heads of q, then those of k
+          float* low = data + r * width + h * head_dim;
+          kernels_.rotate(low, low + half, &table->cosines[at], &table->sines[at], half);
+        }
+      }
+    });
+  }
+  void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                         const Tensor& stats) override {
+    if (stats) refuse();
+    const int64_t D = shape.dim(), d = shape.head_dim, S = shape.sequences, n = shape.length;
+    const float* x = floats(qkv, S * n * 3 * D, "attention: qkv");
+    float* y = floats(out, S * shape.queries * D, "attention: out");
+    const int64_t skipped = n - shape.queries, row = shape.row_sequences * n;
+    const bool running = shape.linear && shape.cross == 0;
+    parallel(threads_, S * shape.heads, rows_of(kGrain, n * n * d / 2),
+             [&](int64_t begin, int64_t end) {
+               for (int64_t i = begin; i < end; ++i) {
+                 const int64_t s = i / shape.heads, h = i % shape.heads;
+                 const int64_t from = std::max(s * n / row * row, s * n - shape.cross);
+                 const auto answer = [&](int64_t t) {
+                   return y + (s * shape.queries + t - skipped) * D + h * d;
+                 };
+                 const float* head = x + h * d;
+                 if (running) {
+                   run_state(head + s * n * 3 * D, D, d, n, skipped, answer);
+                   continue;
+                 }
+                 const int64_t most = s * n + n - from;
+                 auto* scratch = reinterpret_cast<float*>(
+                     thread_scratch(static_cast<size_t>(padded(d) + padded(most)) * sizeof(float)));
+                 for (int64_t t = skipped; t < n; ++t) {
+                   const int64_t visible = s * n + t - from + 1;
+                   kernels_.attend({.q = head + (s * n + t) * 3 * D,
+                                    .k = head + from * 3 * D + D,
+                                    .v = head + from * 3 * D + 2 * D,
+                                    .dim = d,
+                                    .stride = 3 * D,
+                                    .slot = 0,
+                                    .capacity = visible,
+                                    .visible = visible,
+                                    .scale = scale_of(d),
+                                    .linear = shape.linear,
+                                    .out = answer(t)},
+                                   scratch);
+                 }
+               }
+             });
+  }
+  void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
+                        const Tensor& values, const Tensor& out) override {
+    const int64_t D = shape.dim(), d = shape.head_dim, capacity = shape.capacity;
+    const int64_t visible = shape.position - shape.first + 1;
+    check(shape.first >= 0 && visible >= 1 && visible <= capacity,
+          "decode: the visible positions fit the cache");
+    const float* x = floats(qkv, shape.batch * 3 * D, "decode: qkv");
+    float* K = floats(keys, shape.batch * capacity * D, "decode: keys");
+    float* V = floats(values, shape.batch * capacity * D, "decode: values");
+    float* y = floats(out, shape.batch * D, "decode: out");
+    parallel(threads_, shape.batch * shape.heads, rows_of(kGrain, visible * d),
+             [&](int64_t begin, int64_t end) {
+               auto* scratch = reinterpret_cast<float*>(thread_scratch(
+                   static_cast<size_t>(padded(d) + padded(visible)) * sizeof(float)));
+               for (int64_t i = begin; i < end; ++i) {
+                 const int64_t b = i / shape.heads, h = i % shape.heads;
+                 const float* q = x + b * 3 * D + h * d;
+                 float* k = K + i * capacity * d;
+                 float* v = V + i * capacity * d;
+                 const int64_t slot = shape.position % capacity;
+                 std::copy_n(q + D, d, k + slot * d);
+                 std::copy_n(q + 2 * D, d, v + slot * d);
+                 kernels_.attend({.q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .dim = d,
+                                  .stride = d,
+                                  .slot = shape.first % capacity,
+                                  .capacity = capacity,
+                                  .visible = visible,
+                                  .scale = scale_of(d),
+                                  .linear = shape.linear,
+                                  .out = y + i * d},
+                                 scratch);
+               }
+             });
+  }
+  void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
+                               const Tensor& out) override {
+    const int64_t D = shape.dim(), d = shape.head_dim;
+    const float* x = floats(qkv, shape.batch * 3 * D, "decode: qkv");
+    float* S = floats(state, shape.batch * D * (d + 1), "decode: state");
+    float* y = floats(out, shape.batch * D, "decode: out");
+    parallel(threads_, shape.batch * shape.heads, rows_of(kGrain, d * d),
+             [&](int64_t begin, int64_t end) {
+               auto* scratch = reinterpret_cast<float*>(
+                   thread_scratch(static_cast<size_t>(2 * padded(d)) * sizeof(float)));
+               for (int64_t i = begin; i < end; ++i) {
+                 const float* q = x + i / shape.heads * 3 * D + i % shape.heads * d;
+                 kernels_.attend_running(q, q + D, q + 2 * D, d, S + i * (d + 1) * d, y + i * d,
+                                         scratch);
+               }
+             });
+  }
+
+  // --- loss, sampling
+
+  // The probabilities are the codec's: whole frequencies.
+  void cross_entropy(const LossShape& shape, const Tensor& logits, const Tensor& targets,
+                     const Tensor& losses, const Tensor& dlogits, const Tensor& total) override {
+    if (dlogits) refuse();
+    const int64_t rows = shape.rows * shape.length, V = shape.vocab;
+    const float* x = floats(logits, rows * V, "cross entropy: logits");
+    check(targets.size() == rows, "cross entropy: targets");
+    const uint16_t* wanted = targets.as<uint16_t>();
+    float* kept = floats(losses, rows, "cross entropy: losses");
+    double& all = *total.as<double>();
+    std::vector<uint32_t> frequency(static_cast<size_t>(V));
+    for (int64_t r = 0; r < rows; ++r) {
+      double nats = 0;
+      if (r % shape.length < shape.valid) {
+        check(wanted[r] < V, "cross entropy: a target is below the vocabulary's size");
+        kernels_.frequencies(x + r * V, V, frequency.data());
+        uint64_t sum = 0;
+        for (const uint32_t f : frequency) sum += f;
+        nats = std::log(static_cast<double>(sum)) -
+               std::log(static_cast<double>(frequency[wanted[r]]));
+      }
+      if (kept != nullptr) kept[r] = static_cast<float>(nats);
+      all += nats;
+    }
+  }
+  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
+              const Tensor& tokens) override {
+    sample_on_host(shape, logits, draws, tokens.as<uint16_t>());
+  }
+
+ private:
+  static Act act_of(Activation activation) {
+    switch (activation) {
+      case Activation::none:
+        return Act::none;
+      case Activation::relu:
+        return Act::relu;
+      case Activation::gelu:
+        return Act::gelu;
+    }
+    fail("the exact backend does not know this model's activation: use --device cpu or cuda");
+  }
+  static float scale_of(int64_t head_dim) { return 1.0f / std::sqrt(static_cast<float>(head_dim)); }
+
+  void products(const LinearCall& call, int64_t row, int64_t row_end, int64_t block,
+                int64_t block_end) const {
+    // So many rows at a time that what they become stays in the nearest memory.
+    constexpr int64_t kRows = 64;
+    std::byte* scratch =
+        thread_scratch(kernels_.linear_scratch(std::min(kRows, row_end - row), call.w.K));
+    for (; row < row_end; row += kRows)
+      kernels_.linear(call, row, std::min(row + kRows, row_end), block, block_end, scratch);
+  }
+
+  // Linear attention along a sequence of n rows of qkv (n, 3 D), from this head's part of the
+  // first.
+  template <class Answer>
+  void run_state(const float* head, int64_t D, int64_t d, int64_t n, int64_t skipped,
+                 const Answer& answer) const {
+    const int64_t size = (d + 1) * d;
+    auto* state = reinterpret_cast<float*>(
+        thread_scratch(static_cast<size_t>(padded(size) + 3 * padded(d)) * sizeof(float)));
+    float* scratch = state + padded(size);
+    float* unasked = scratch + 2 * padded(d);
+    std::fill_n(state, size, 0.0f);
+    for (int64_t t = 0; t < n; ++t) {
+      const float* q = head + t * 3 * D;
+      kernels_.attend_running(q, q + D, q + 2 * D, d, state, t < skipped ? unasked : answer(t),
+                              scratch);
+    }
+  }
+
+  int threads_;
+  const Kernels& kernels_;
+  std::shared_ptr<PackedWeights> weights_;  // what is released later still knows it
+  RotaryTables rotary_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_exact_backend(int threads, const std::string& kernels) {
+  for (const Kernels* available : available_kernels())
+    if (kernels.empty() || kernels == available->name)
+      return std::make_unique<ExactBackend>(threads, *available);
+  fail("this machine does not run the exact backend's {} kernels", kernels);
+}
+
+}  // namespace megabyte
