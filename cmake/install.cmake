@@ -5,6 +5,7 @@ include(CMakePackageConfigHelpers)
 
 install(TARGETS megabyte megabyte_cli EXPORT megabyte-targets)
 install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY plans/ DESTINATION ${CMAKE_INSTALL_DATADIR}/megabyte/plans)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/megabyte)
 install(EXPORT megabyte-targets NAMESPACE megabyte:: DESTINATION ${package_folder})

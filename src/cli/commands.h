@@ -9,6 +9,7 @@ namespace megabyte::cli {
 void add_train(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_compare(CLI::App& app);
 void add_data(CLI::App& app);
 void add_dump(CLI::App& app);
 void add_info(CLI::App& app);

@@ -32,4 +32,10 @@ DType DeviceOptions::compute(const Backend& backend, DType fallback) const {
   return type;
 }
 
+DType DeviceOptions::training(Backend& backend, TrainSettings& settings) const {
+  if (settings.dtype.empty()) settings.dtype = backend.fast(DType::bf16) ? "bf16" : "f32";
+  backend.use_fp8(settings.fp8());
+  return compute(backend, settings.compute());
+}
+
 }  // namespace megabyte::cli

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "ops/ops.h"
+#include "train/settings.h"
 
 namespace megabyte::cli {
 
@@ -22,6 +23,8 @@ struct DeviceOptions {
   // The type asked for (that of fp8 is bf16), or `fallback`; Error if the backend does not compute
   // in it.
   DType compute(const Backend& backend, DType fallback) const;
+  // That of a run: decides settings.dtype where it is empty, and tells the backend about fp8.
+  DType training(Backend& backend, TrainSettings& settings) const;
 };
 
 }  // namespace megabyte::cli

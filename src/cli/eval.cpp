@@ -2,22 +2,19 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/numbers.h"
 #include "cli/terminal_line.h"
 #include "data/byte_dataset.h"
-#include "eval/scoring.h"
+#include "eval/evaluation.h"
 #include "model/files.h"
 
 namespace megabyte::cli {
@@ -31,81 +28,28 @@ struct EvalOptions {
   DeviceOptions device;
 };
 
-struct FileScore {
-  std::string file;
-  Score score;
-};
-
-struct Evaluation {
-  std::vector<FileScore> files;
-  Score total;
-  int64_t words = 0, documents = 0;
-  double seconds = 0;
-  bool ends = false;  // of documents are symbols
-
-  double word_perplexity() const { return std::exp(total.nats / static_cast<double>(words)); }
-};
-
 Evaluation evaluate(const EvalOptions& options) {
   const ScoringMethod method = scoring_method(options.method);
   const auto backend = options.device.backend();
   const auto model =
       load_model(options.model, *backend, options.device.compute(*backend, DType::f32), false);
   const ByteDataset data(options.data, ends_documents(model->config().vocab_size));
-  int64_t bytes = 0;
-  for (const ByteDataset::Document& document : data.documents())
-    bytes += static_cast<int64_t>(document.bytes);
-  if (options.limit > 0) bytes = std::min(bytes, options.limit);
-  constexpr int64_t kBytesAtOnce = 16384;
-  const int64_t context = model->config().context();
-  const int64_t batch =
-      options.batch > 0 ? options.batch : std::max<int64_t>(1, kBytesAtOnce / context);
-
-  const auto start = std::chrono::steady_clock::now();
-  Scorer scorer(*model, method, batch);
   TerminalLine line;
-  Evaluation result;
-  result.ends = ends_documents(model->config().vocab_size);
-  std::optional<MappedFile> file;
-  std::optional<size_t> open;
-  for (const ByteDataset::Document& document : data.documents()) {
-    const auto left = static_cast<uint64_t>(bytes - result.total.bytes);
-    if (left == 0) break;
-    const std::string name = data.files()[document.file].path.string();
-    if (open != document.file) {
-      file.reset();
-      file.emplace(name);
-      open = document.file;
-      result.files.push_back({name, {}});
-    }
-    if (file->bytes().size() < document.from + document.bytes)
-      fail("{} was shortened while it was in use", name);
-    const size_t size = std::min(document.bytes, left);
-    const std::span part(reinterpret_cast<const uint8_t*>(file->bytes().data()) + document.from,
-                         size);
-    const Score score = scorer.score(
-        name, part,
-        [&](const Score& so_far) {
-          if (!line.due()) return;
-          Score done = result.total;
-          done += so_far;
-          const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-          const auto scored = static_cast<double>(done.bytes);
-          line.show(fmt::format("{:5.1f}%  {:.4f} bits per byte  {:.0f} bytes/s",
-                                100 * scored / static_cast<double>(bytes), done.bits_per_byte(),
-                                scored / spent.count()));
-        },
-        size == document.bytes);
-    result.files.back().score += score;
-    result.total += score;
-    ++result.documents;
-    if (options.word_perplexity) result.words += count_words(part);
-  }
+  const Evaluation result =
+      megabyte::evaluate(*model, data, data.all(),
+                         {.method = method,
+                          .batch = options.batch,
+                          .limit = options.limit,
+                          .on_progress = [&](const Score& so_far, int64_t bytes, double seconds) {
+                            if (!line.due()) return;
+                            const auto scored = static_cast<double>(so_far.bytes);
+                            line.show(fmt::format("{:5.1f}%  {:.4f} bits per byte  {:.0f} bytes/s",
+                                                  100 * scored / static_cast<double>(bytes),
+                                                  so_far.bits_per_byte(), scored / seconds));
+                          }});
   if (options.word_perplexity && result.words == 0)
     fail("{} holds no words (white space only): leave out --word-perplexity",
          fmt::join(options.data, ", "));
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  result.seconds = seconds.count();
   return result;
 }
 
@@ -121,7 +65,8 @@ void print_json(const EvalOptions& options, const Evaluation& result) {
                              {"bytes", result.total.bytes},
                              {"method", options.method},
                              {"seconds", result.seconds},
-                             {"forward_bytes", result.total.forward_bytes}};
+                             {"forward_bytes", result.total.forward_bytes},
+                             {"flops_per_byte", result.total.flops_per_byte()}};
   if (result.ends) out["documents"] = result.documents;
   if (options.by_position)
     out["by_position"] = by_position(result.total);  // NaN is written as null
@@ -147,10 +92,11 @@ void print_text(const EvalOptions& options, const Evaluation& result) {
   fmt::print(
       "{:.4f} bits per byte over {} bytes{}\n", total.bits_per_byte(), total.bytes,
       result.ends ? fmt::format(", the ends of {} documents scored too", result.documents) : "");
-  fmt::print("method {}: {:.2f} bytes run for each scored, {:.1f} s, {:.0f} bytes/s\n",
+  fmt::print("method {}: for each byte scored {:.2f} bytes run and {}; {:.1f} s, {:.0f} bytes/s\n",
              options.method,
              static_cast<double>(total.forward_bytes) / static_cast<double>(total.bytes),
-             result.seconds, static_cast<double>(total.bytes) / result.seconds);
+             scaled(total.flops_per_byte(), "FLOP"), result.seconds,
+             static_cast<double>(total.bytes) / result.seconds);
   if (options.word_perplexity)
     fmt::print("word-level perplexity {:.6g} over {} words\n", result.word_perplexity(),
                result.words);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -11,10 +12,12 @@
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/numbers.h"
+#include "io/atomic_file.h"
 #include "model/cost.h"
 #include "model/files.h"
 #include "model/hierarchy.h"
 #include "model/presets.h"
+#include "plot/line_chart.h"
 
 namespace megabyte::cli {
 namespace {
@@ -22,7 +25,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct InfoOptions {
-  std::string target;
+  std::string target, plot;
   std::vector<std::string> set;
   int64_t batch = 1, length = 0;
   bool checkpoint = false, presets = false, sweep = false, json = false;
@@ -231,14 +234,38 @@ void print_sweep(bool json) {
   }
 }
 
+// Figure 3 of the paper: a colour for each kind of model, a kind of line for each size.
+void plot_sweep(const std::string& file) {
+  const Sweep sweep = sweep_lengths();
+  LineChart chart{.title = "Forward FLOPs a byte over the length of the sequence",
+                  .subtitle = "by the paper's count (its figure 3), patches of 8 bytes",
+                  .x = {.label = "bytes of the sequence", .log = true, .unit = Unit::binary},
+                  .y = {.label = "FLOPs a byte", .log = true, .unit = Unit::decimal}};
+  std::map<std::string, int> kinds, sizes;  // seen so far, and how often
+  for (const SweepModel& model : sweep.models) {
+    ChartLine& line = chart.lines.emplace_back();
+    line.name = model.name;
+    line.color = kinds.emplace(model.kind, static_cast<int>(kinds.size())).first->second;
+    line.dash = sizes[model.kind]++;
+    for (size_t i = 0; i < sweep.lengths.size(); ++i)
+      line.points.push_back({static_cast<double>(sweep.lengths[i]), model.flops_per_byte[i]});
+  }
+  write_file_atomically(file, to_svg(chart));
+}
+
 void info(const InfoOptions& options) {
   const int asked = (options.target.empty() ? 0 : 1) + options.presets + options.sweep;
   if (asked != 1)
     throw UsageError(
         "info takes one of: a model's folder, a config file, a preset's name, "
         "--presets, --sweep");
+  if (!options.plot.empty() && !options.sweep)
+    throw UsageError("--plot draws the sweep: give --sweep, too");
   if (options.presets) return print_presets(options.json);
-  if (options.sweep) return print_sweep(options.json);
+  if (options.sweep) {
+    if (!options.plot.empty()) plot_sweep(options.plot);
+    return print_sweep(options.json);
+  }
   const Counts counts = count(options);
   if (options.json)
     print_json(options, counts);
@@ -265,6 +292,7 @@ void add_info(CLI::App& app) {
   command->add_flag("--presets", options->presets, "list the presets");
   command->add_flag("--sweep", options->sweep,
                     "FLOPs a byte over the length, up to a million bytes (figure 3 of the paper)");
+  command->add_option("--plot", options->plot, "with --sweep: also write the plot, an SVG file");
   command->add_flag("--json", options->json, "for programs");
   options->device.add_to(*command, "default bf16 where the hardware multiplies it, else f32");
   command->callback([options] { info(*options); });

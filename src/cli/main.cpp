@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
   cli::add_train(app);
   cli::add_eval(app);
   cli::add_generate(app);
+  cli::add_compare(app);
   cli::add_data(app);
   cli::add_dump(app);
   cli::add_info(app);

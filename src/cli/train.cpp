@@ -1,7 +1,6 @@
 // megabyte train: trains a model on files of raw bytes.
 #include <fmt/format.h>
 
-#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,7 @@
 #include "cli/ceiling.h"
 #include "cli/commands.h"
 #include "cli/numbers.h"
+#include "cli/stop_signals.h"
 #include "cli/train_options.h"
 #include "cli/train_progress.h"
 #include "model/cost.h"
@@ -21,18 +21,6 @@ namespace megabyte::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Set by SIGINT and SIGTERM: the step under way is finished and saved. A second signal ends the
-// program at once.
-volatile std::sig_atomic_t stop_signal = 0;
-
-void catch_stop_signals() {
-  struct sigaction action {};
-  action.sa_handler = [](int signal) { stop_signal = signal; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
 
 TrainingState asked_run(const TrainOptions& options) {
   const fs::path out = options.out;
@@ -85,7 +73,7 @@ void print_result(const TrainOptions& options, const RunResult& result, size_t p
 }
 
 void train(const TrainOptions& options) {
-  std::signal(SIGXFSZ, SIG_IGN);  // a file above the limit: an error of write(), with a message
+  ignore_file_limit_signal();
   const fs::path out = options.out;
   TrainingState state = asked_run(options);
   TrainSettings& settings = state.settings;
@@ -103,17 +91,8 @@ void train(const TrainOptions& options) {
   }
 
   const auto backend = options.device.backend();
-  if (settings.dtype.empty()) settings.dtype = backend->fast(DType::bf16) ? "bf16" : "f32";
-  backend->use_fp8(settings.fp8());
-  const DType compute = options.device.compute(*backend, settings.compute());
-  Hierarchy model(state.config, *backend, compute, true);
-  Trainer trainer(model, settings);
-  if (options.resume) {
-    load_tensors(out, model, trainer.optimizer());
-    finish_commit(out, state, model);
-  } else {
-    model.parameters().initialize(settings.seed, settings.init_stddev);
-  }
+  const DType compute = options.device.training(*backend, settings);
+  TrainingModel model(out, state, options.resume, *backend, compute);
   if (finished && options.json) {
     print_result(options,
                  {.finished = true, .saved_step = state.step, .last = {}, .elapsed = state.elapsed},
@@ -129,28 +108,22 @@ void train(const TrainOptions& options) {
     return;
   }
 
-  TrainingRun run(out, state, trainer, *data);
-  if (!options.resume) {
-    std::error_code error;
-    fs::create_directories(out, error);
-    if (error) fail("cannot create the folder {}: {}", out.string(), error.message());
-    run.save();
-  }
+  TrainingRun run(out, state, model.trainer(), *data);
+  if (!options.resume) run.begin();
   catch_stop_signals();
   TrainProgress progress(options.quiet  ? Verbosity::quiet
                          : options.json ? Verbosity::json
                                         : Verbosity::normal);
   if (!options.quiet && !options.json && backend->name() != "reference") {
     const Cost cost = count_cost(state.config, state.config.context());
-    const double seen = static_cast<double>(cost.predicted) / static_cast<double>(cost.length);
-    progress.set_peak(cost.training(settings.checkpoint_activations) * seen,
+    progress.set_peak(cost.training_of_read(settings.checkpoint_activations),
                       product_ceiling(*backend, compute, 1024, 0.05));
   }
   const RunResult result =
       run.run({.on_step = [&](const Metrics& metrics,
                               const RunStatus& status) { progress.step(metrics, status); },
                .on_note = [&](const std::string& text) { progress.note(text); },
-               .stop_requested = [] { return stop_signal != 0; }});
+               .stop_requested = stop_requested});
   progress.clear();
   print_result(options, result, backend->peak_memory());
 }

@@ -194,14 +194,9 @@ TrainingState TrainOptions::new_run() const {
   const Preset& chosen = find_preset(preset.empty() ? "quickstart" : preset);
   TrainingState state;
   state.config = config.empty() ? chosen.config : load_config(config);
-  TrainSettings& s = state.settings;
-  s.batch = chosen.batch;
-  s.lr = chosen.learning_rate;
-  s.warmup = chosen.warmup_steps;
-  s.warmup_limit = given_names.contains("warmup") ? 1 : 0.1;
-  s.init_stddev = chosen.init_stddev;
-  s.dropout = chosen.dropout;
-  s.minutes = 10;
+  state.settings = settings_of(chosen);
+  if (given_names.contains("warmup")) state.settings.warmup_limit = 1;
+  state.settings.minutes = 10;
   apply(state);
   return state;
 }

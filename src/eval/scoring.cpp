@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "data/byte_dataset.h"
+#include "model/cost.h"
 
 namespace megabyte {
 
@@ -22,6 +23,7 @@ Score& Score::operator+=(const Score& other) {
   nats += other.nats;
   bytes += other.bytes;
   forward_bytes += other.forward_bytes;
+  flops += other.flops;
   nats_at.resize(other.nats_at.size());
   symbols_at.resize(other.symbols_at.size());
   for (size_t i = 0; i < nats_at.size(); ++i) {
@@ -83,9 +85,14 @@ void Scorer::run(const std::string& name, const std::vector<Window>& windows, Sc
   model_.forward();
   model_.loss(1.0);
   model_.copy_losses(losses_);
-  score.forward_bytes += rows * length;
-
   const int64_t predicted = model_.predicted(length), skipped = length - predicted;
+  if (length != counted_length_) {
+    row_flops_ = count_cost(model_.config(), length).forward() * static_cast<double>(predicted);
+    counted_length_ = length;
+  }
+  score.forward_bytes += rows * length;
+  score.flops += row_flops_ * static_cast<double>(rows);
+
   for (int64_t r = 0; r < rows; ++r) {
     const Window& w = windows[static_cast<size_t>(r)];
     check(w.first >= skipped, "a window counts predicted bytes only");

@@ -16,11 +16,13 @@ struct Score {
   double nats = 0;              // of bytes and of ends of documents
   int64_t bytes = 0;            // scored
   int64_t forward_bytes = 0;    // run through the model: forward_bytes / bytes is the method's cost
+  double flops = 0;             // of these, counted exactly (model/cost.h)
   std::vector<double> nats_at;  // by place in stage 0's patch, P entries
   std::vector<int64_t> symbols_at;
 
   double bits_per_byte() const;
   double bits_per_byte_at(size_t place) const;
+  double flops_per_byte() const { return flops / static_cast<double>(bytes); }
   Score& operator+=(const Score& other);
 };
 
@@ -49,6 +51,8 @@ class Scorer {
   int64_t before_ = 0;  // symbols before its first byte, not scored
   std::vector<uint16_t> tokens_;
   std::vector<double> losses_;
+  int64_t counted_length_ = 0;  // of the row that has
+  double row_flops_ = 0;
 };
 
 int64_t count_words(std::span<const uint8_t> text);  // separated by ASCII white space

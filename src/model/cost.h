@@ -43,6 +43,10 @@ struct Cost {
   // weight); attention backward is five products of the size of forward's two. `checkpoint` adds
   // the blocks' second forward, all but their last product.
   double training(bool checkpoint) const;
+  // The same, a byte that is read, predicted or not.
+  double training_of_read(bool checkpoint) const {
+    return training(checkpoint) * static_cast<double>(predicted) / static_cast<double>(length);
+  }
   double paper_forward() const;
   double paper_training() const { return 3 * paper_forward(); }
   int64_t serial_layers() const;  // blocks one after another in generating one patch of stage 0

@@ -10,13 +10,9 @@ namespace megabyte {
 double Metrics::bpb() const { return loss / std::numbers::ln2; }
 
 std::string Metrics::to_json() const {
-  nlohmann::ordered_json json{{"step", step},
-                              {"bytes", bytes},
-                              {"loss", loss},
-                              {"bpb", bpb()},
-                              {"lr", lr},
-                              {"grad_norm", grad_norm},
-                              {"bytes_per_s", bytes_per_s}};
+  nlohmann::ordered_json json{
+      {"step", step}, {"bytes", bytes}, {"seconds", seconds},     {"loss", loss},
+      {"bpb", bpb()}, {"lr", lr},       {"grad_norm", grad_norm}, {"bytes_per_s", bytes_per_s}};
   if (valid_bpb) json["valid_bpb"] = *valid_bpb;
   return json.dump();
 }

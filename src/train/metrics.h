@@ -10,9 +10,10 @@
 namespace megabyte {
 
 struct Metrics {
-  int64_t step = 0;   // finished steps
-  int64_t bytes = 0;  // seen since the start of the run
-  double loss = 0;    // nats per byte
+  int64_t step = 0;    // finished steps
+  int64_t bytes = 0;   // seen since the start of the run
+  double seconds = 0;  // of training, as the run's budget counts them
+  double loss = 0;     // nats per byte
   double lr = 0;
   double grad_norm = 0;  // before clipping
   double bytes_per_s = 0;

@@ -27,6 +27,17 @@ double seconds_left(double progress, double start_progress, double seconds) {
 
 }  // namespace
 
+TrainingModel::TrainingModel(const std::filesystem::path& folder, const TrainingState& state,
+                             bool resume, Backend& backend, DType compute)
+    : model_(state.config, backend, compute, true), trainer_(model_, state.settings) {
+  if (resume) {
+    load_tensors(folder, model_, trainer_.optimizer());
+    finish_commit(folder, state, model_);
+  } else {
+    model_.parameters().initialize(state.settings.seed, state.settings.init_stddev);
+  }
+}
+
 TrainingRun::TrainingRun(std::filesystem::path folder, TrainingState state, Trainer& trainer,
                          const TrainingData& data)
     : folder_(std::move(folder)),
@@ -34,6 +45,13 @@ TrainingRun::TrainingRun(std::filesystem::path folder, TrainingState state, Trai
       trainer_(trainer),
       data_(data),
       held_out_(data.held_out_rows(state_.settings.valid_bytes)) {}
+
+void TrainingRun::begin() {
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);
+  if (error) fail("cannot create the folder {}: {}", folder_.string(), error.message());
+  save();
+}
 
 void TrainingRun::save() {
   if (saved_step_ == state_.step) return;
@@ -71,11 +89,19 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
                        : std::numeric_limits<uint64_t>::max());
 
   const bool asynchronous = trainer_.model().backend().asynchronous();
-  const double start = now() - state_.elapsed;
+  double start = now() - state_.elapsed;
   const double start_progress = budget.progress(state_.step, state_.elapsed);
   const double resumed = state_.elapsed;
   double line_start = now();  // of the steps that the next line of metrics is about
   int64_t line_steps = 0;
+  // Work between steps, which the speed of a line never counts.
+  const auto beside_steps = [&](const auto& work) {
+    const double before = now();
+    work();
+    const double spent = now() - before;
+    line_start += spent;
+    if (callbacks.only_steps_count) start += spent;
+  };
   RunResult result;
   bool finished = budget.done(state_.step, state_.elapsed), stopped = false;
   std::optional<Started> started;
@@ -89,7 +115,8 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
     metrics.grad_norm = step.grad_norm;
     metrics.bytes_per_s =
         static_cast<double>(++line_steps * rows * context) / std::max(end - line_start, 1e-9);
-    if (validate) metrics.valid_bpb = trainer_.validate(held_out_);
+    metrics.seconds = end - start;
+    if (validate) beside_steps([&] { metrics.valid_bpb = trainer_.validate(held_out_); });
     if (logged) {
       log.write(metrics);
       line_steps = 0;
@@ -115,18 +142,16 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
     finished = budget.done(state_.step, state_.elapsed);
     stopped = callbacks.stop_requested();
     const auto every = [&](int64_t steps) { return steps > 0 && state_.step % steps == 0; };
-    const bool validate = finished || every(settings.valid_every);
+    const bool validate = finished || every(settings.valid_every) ||
+                          (callbacks.validation_due &&
+                           callbacks.validation_due(budget.progress(state_.step, state_.elapsed)));
     started = {{.step = state_.step, .bytes = state_.bytes_seen(), .lr = lr},
                validate,
                validate || every(settings.log_every)};
     const bool saves = every(settings.save_every);
     if (!asynchronous || validate || saves || stopped) report();
     // A model that is not finite now must not replace a checkpoint that is.
-    if (saves && non_finite_ == 0) {
-      const double before = now();
-      save();
-      line_start += now() - before;
-    }
+    if (saves && non_finite_ == 0) beside_steps([&] { save(); });
   }
   if (non_finite_ == 0) save();
   result.finished = finished;

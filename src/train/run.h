@@ -28,6 +28,25 @@ struct RunCallbacks {
   std::function<void(const Metrics&, const RunStatus&)> on_step;  // every step
   std::function<void(const std::string&)> on_note;                // something out of the ordinary
   std::function<bool()> stop_requested;                           // asked after every step
+  // Asked after every step, where the run is so far (0 to 1): is it time for a validation? Beside
+  // those of settings.valid_every.
+  std::function<bool(double progress)> validation_due;
+  // Of a budget of time only steps take their share: neither validations nor checkpoints do.
+  bool only_steps_count = false;
+};
+
+// A model and its trainer as a run begins with them: with initial values by the settings, or as the
+// folder's checkpoint, whose `state` has been read, has them.
+class TrainingModel {
+ public:
+  TrainingModel(const std::filesystem::path& folder, const TrainingState& state, bool resume,
+                Backend& backend, DType compute);
+  Hierarchy& model() { return model_; }
+  Trainer& trainer() { return trainer_; }
+
+ private:
+  Hierarchy model_;
+  Trainer trainer_;
 };
 
 struct RunResult {
@@ -45,13 +64,14 @@ class TrainingRun {
   TrainingRun(std::filesystem::path folder, TrainingState state, Trainer& trainer,
               const TrainingData& data);
 
-  // Commits the state that a new run starts with, so that a folder that cannot be written is known
-  // before any work is done.
-  void save();
+  // Makes the folder of a new run and commits the state that it starts with, so that a folder that
+  // cannot be written is known before any work is done.
+  void begin();
   // Runs to the end of the budget, or until asked to stop. The last state is saved.
   RunResult run(const RunCallbacks& callbacks);
 
  private:
+  void save();
   struct Started {    // a step whose result is still to come
     Metrics metrics;  // loss, gradient and speed are not known yet
     bool validate;    // after it

@@ -20,6 +20,17 @@ Schedule TrainSettings::learning_rate() const {
           .final_fraction = final_lr};
 }
 
+TrainSettings settings_of(const Preset& preset) {
+  TrainSettings settings;
+  settings.batch = preset.batch;
+  settings.lr = preset.learning_rate;
+  settings.warmup = preset.warmup_steps;
+  settings.warmup_limit = 0.1;
+  settings.init_stddev = preset.init_stddev;
+  settings.dropout = preset.dropout;
+  return settings;
+}
+
 std::string to_json(const TrainSettings& settings) {
   nlohmann::json json;
   for_each_setting([&](const char* name, auto member, bool) { json[name] = settings.*member; });

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "model/presets.h"
 #include "train/schedule.h"
 
 namespace megabyte {
@@ -86,6 +87,10 @@ void for_each_setting(Visit&& visit) {
   visit("checkpoint-activations", &T::checkpoint_activations, false);
   visit("save-dtype", &T::save_dtype, false);
 }
+
+// How a preset is trained unless told otherwise; without a budget, and with warm-up for at most a
+// tenth of the run.
+TrainSettings settings_of(const Preset& preset);
 
 std::string to_json(const TrainSettings& settings);
 // Error that names `where` and the key if the text is not what to_json() writes.

@@ -40,10 +40,9 @@ Rows TrainingData::held_out_rows(int64_t bytes) const {
               .length = length};
   for (int64_t row = 0; row < rows; ++row) {
     const auto begin = static_cast<uint64_t>(fitting * row / rows * stride);
-    (valid_ ? *valid_ : data_)
-        .read(valid_range_.begin + begin,
-              std::span(result.tokens)
-                  .subspan(static_cast<size_t>(row * length), static_cast<size_t>(length)));
+    held_out().read(valid_range_.begin + begin,
+                    std::span(result.tokens)
+                        .subspan(static_cast<size_t>(row * length), static_cast<size_t>(length)));
   }
   for (const uint16_t symbol : result.tokens)
     if (symbol >= vocab_)

@@ -25,6 +25,8 @@ class TrainingData {
 
   const ByteDataset& train() const { return data_; }
   const ByteRange& train_range() const { return train_range_; }
+  const ByteDataset& held_out() const { return valid_ ? *valid_ : data_; }
+  const ByteRange& held_out_range() const { return valid_range_; }
   int64_t train_bytes() const { return static_cast<int64_t>(train_range_.size()); }
   int64_t valid_bytes() const { return static_cast<int64_t>(valid_range_.size()); }
 

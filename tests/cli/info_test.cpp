@@ -53,11 +53,19 @@ TEST(InfoCommand, ListsPresetsAndSweepsLengths) {
   EXPECT_EQ(json["lengths"].back(), 1 << 20);
   EXPECT_EQ(json["models"][0]["flops_per_byte"].size(), json["lengths"].size());
   EXPECT_NE(run_megabyte({"info", "--sweep"}).out.find("MEGABYTE 5.8B/604M"), std::string::npos);
+
+  const TemporaryFolder folder;
+  const CommandResult plot = run_megabyte({"info", "--sweep", "--plot", folder / "sweep.svg"});
+  ASSERT_EQ(plot.exit_code, 0) << plot.err;
+  const std::string svg = read_file(folder / "sweep.svg");
+  for (const char* part : {"<svg", "linear Transformer 6.4B", "MEGABYTE 170B/3.2B", "</svg>"})
+    EXPECT_NE(svg.find(part), std::string::npos) << part;
 }
 
 TEST(InfoCommand, BadUse) {
   EXPECT_EQ(run_megabyte({"info"}).exit_code, 2);
   EXPECT_EQ(run_megabyte({"info", "tiny", "--sweep"}).exit_code, 2);
+  EXPECT_EQ(run_megabyte({"info", "tiny", "--plot", "plot.svg"}).exit_code, 2);
   EXPECT_EQ(run_megabyte({"info", "tiny", "--batch", "0"}).exit_code, 2);
   const CommandResult unknown = run_megabyte({"info", "tinny"});
   EXPECT_EQ(unknown.exit_code, 1);

@@ -61,7 +61,7 @@ std::vector<nlohmann::json> metrics_of(const std::string& model) {
   std::vector<nlohmann::json> metrics;
   for (const std::string& line : lines_of(model + "/metrics.jsonl")) {
     metrics.push_back(nlohmann::json::parse(line));
-    metrics.back().erase("bytes_per_s");
+    for (const char* time : {"seconds", "bytes_per_s"}) metrics.back().erase(time);
   }
   return metrics;
 }

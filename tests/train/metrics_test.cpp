@@ -14,14 +14,16 @@ namespace {
 TEST(Metrics, KeysOfALine) {
   Metrics metrics{.step = 3,
                   .bytes = 96,
+                  .seconds = 1.5,
                   .loss = std::log(2.0) * 5,
                   .lr = 0.25,
                   .grad_norm = 0.5,
                   .bytes_per_s = 100};
   auto json = nlohmann::json::parse(metrics.to_json());
-  EXPECT_EQ(json.size(), 7u);
+  EXPECT_EQ(json.size(), 8u);
   EXPECT_EQ(json.at("step"), 3);
   EXPECT_EQ(json.at("bytes"), 96);
+  EXPECT_EQ(json.at("seconds"), 1.5);
   EXPECT_DOUBLE_EQ(json.at("loss"), std::log(2.0) * 5);
   EXPECT_DOUBLE_EQ(json.at("bpb"), 5);
   EXPECT_EQ(json.at("lr"), 0.25);
