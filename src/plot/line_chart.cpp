@@ -130,8 +130,9 @@ std::string digits(double value) { return fmt::format("{:.4g}", value); }
 std::vector<double> axis_ticks(const Axis& axis, double low, double high, int most) {
   if (axis.log && axis.unit == Unit::time) {
     std::vector<double> ticks;
-    for (const double t : {1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400,
-                           36000, 86400, 172800, 432000})
+    for (const double t :
+         {0.1,  0.2,  0.5,   1.0,   2.0,   5.0,   10.,    20.,    30.,    60.,     120.,
+          300., 600., 1200., 1800., 3600., 7200., 14400., 36000., 86400., 172800., 432000.})
       if (t >= low && t <= high) ticks.push_back(t);
     while (ticks.size() > static_cast<size_t>(most)) {
       std::vector<double> fewer;

@@ -27,6 +27,8 @@ TEST(LineChart, TicksAreRoundAndInside) {
               ElementsAre(1024, 2048, 4096, 8192, 16384, 32768, 65536));
   EXPECT_THAT(axis_ticks({.log = true, .unit = Unit::time}, 5, 130, 8),
               ElementsAre(5, 10, 20, 30, 60, 120));
+  EXPECT_THAT(axis_ticks({.log = true, .unit = Unit::time}, 0.1, 1, 8),
+              ElementsAre(0.1, 0.2, 0.5, 1));
   for (const bool log : {false, true})
     for (const Unit unit : {Unit::plain, Unit::decimal, Unit::binary, Unit::time})
       for (const double low : {1e-3, 0.7, 1.9, 3e6})
@@ -39,7 +41,9 @@ TEST(LineChart, TicksAreRoundAndInside) {
             EXPECT_GE(tick, low * (1 - 1e-6));
             EXPECT_LE(tick, low * ratio * (1 + 1e-6));
           }
-          if (ratio >= 4 && unit == Unit::plain) EXPECT_GE(ticks.size(), 3u) << low << " " << ratio;
+          if (ratio >= 4 && unit == Unit::plain) {
+            EXPECT_GE(ticks.size(), 3u) << low << " " << ratio;
+          }
         }
 }
 
