@@ -79,7 +79,7 @@ void add_results(std::string& out, const std::vector<EntryState>& entries, bool 
   out += "| model | parameters | context | learning rate |";
   for (const ScoringMethod method : methods) fmt::format_to(add, " {} |", name_of(method));
   if (words) out += " word perplexity |";
-  out += " bytes read | FLOPs | a byte | time | bytes/s |\n|---|---|---|---|";
+  out += " bytes read | FLOPs | FLOPs a byte | time | bytes/s |\n|---|---|---|---|";
   for (size_t i = 0; i < methods.size() + (words ? 1 : 0); ++i) out += "---|";
   out += "---|---|---|---|---|\n";
   for (const EntryState& state : entries) {

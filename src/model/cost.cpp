@@ -21,6 +21,16 @@ double visible_pairs(const AttentionShape& at) {
   return pairs;
 }
 
+// What attention costs, in pairs. Where it is linear, and sees one sequence only, a running state
+// of width x width in each head may take the place of all pairs: every position adds to it, and
+// every query asks it, at half the price of `width` pairs each.
+double attention_pairs(const AttentionShape& at) {
+  const double pairs = visible_pairs(at);
+  if (!at.linear || at.cross > 0) return pairs;
+  const auto steps = static_cast<double>(at.row_sequences * (at.length + at.queries));
+  return std::min(pairs, static_cast<double>(at.head_dim) * steps / 2);
+}
+
 double product(int64_t rows, int64_t in, int64_t out) {
   return 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
 }
@@ -33,7 +43,7 @@ struct Flops {
     const double up = product(Q, D, block.ffn), down = up;
     const double before = product(M, D, 3 * D) + product(Q, D, D) + up;
     // q.k and the weighted sum of v: two products, a multiplication and an addition each.
-    const double pairs = 4.0 * static_cast<double>(D) * visible_pairs(block.attention);
+    const double pairs = 4.0 * static_cast<double>(D) * attention_pairs(block.attention);
     products += before + down;
     attention += pairs;
     recomputed += before + pairs;

@@ -5,8 +5,9 @@
 // (arXiv:2305.07185): 2 m / P FLOPs a byte for a stage of m parameters outside its tables and P
 // bytes under a position, and causal attention over n positions at 2 n D a layer and position
 // (Kaplan et al. 2020), or 9 D where attention is linear. "Exactly" adds up every product and every
-// visible pair of query and key as the engine runs them: ragged lengths padded to whole patches,
-// encoder blocks, cross-patch windows, convolutions, the head. Element-wise work is in neither.
+// visible pair of query and key as the engine runs them (linear attention: a running state, where
+// that is less): ragged lengths padded to whole patches, encoder blocks, cross-patch windows,
+// convolutions, the head. Element-wise work is in neither.
 #pragma once
 
 #include <cstdint>

@@ -62,6 +62,17 @@ TEST(Cost, LinearAttentionIsNineWidthsByThePaper) {
   EXPECT_DOUBLE_EQ(cost.paper_forward(), 2.0 * 4096 + 2 * 9 * 16);
 }
 
+TEST(Cost, LinearAttentionIsAStateWhereThatIsLessThanAllPairs) {
+  // A head of width 8: a position adds to an 8 x 8 state and asks it.
+  Config config{.stages = {{64, 16, 2, 2, 32, Positions::none, AttentionKind::linear}}};
+  EXPECT_DOUBLE_EQ(count_cost(config, 64).stages[0].attention, 2 * 4.0 * 16 * 8);
+  // Four positions have ten pairs, a state takes 32.
+  EXPECT_DOUBLE_EQ(count_cost(config, 4).stages[0].attention, 2 * 4.0 * 16 * 10 / 4);
+  // Only the positions that go on ask.
+  config.latents = 16;
+  EXPECT_DOUBLE_EQ(count_cost(config, 64).stages[0].attention, 4.0 * 16 * 8 * (40 + 16) / 16);
+}
+
 TEST(Cost, CrossPatchSeesOnlyWhatTheRowHas) {
   Config config = two_stages();
   config.stages[1].cross_patch = 6;
