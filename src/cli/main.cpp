@@ -1,5 +1,5 @@
-// megabyte: trains, scores, generates with and ships byte models. Exit codes: 0, 1 for a failed
-// run, 2 for bad usage.
+// megabyte: trains, scores, generates with, compresses with and ships byte models. Exit codes: 0, 1
+// for a failed run, 2 for bad usage.
 #include <fmt/format.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -60,6 +60,10 @@ int main(int argc, char** argv) {
   cli::add_eval(app);
   cli::add_generate(app);
   cli::add_compare(app);
+  cli::add_compress(app);
+  cli::add_decompress(app);
+  cli::add_verify(app);
+  cli::add_list(app);
   cli::add_data(app);
   cli::add_dump(app);
   cli::add_info(app);

@@ -85,6 +85,7 @@ class ArchiveWriter {
   void finish();  // after all streams
 
   uint64_t written() const { return written_; }
+  bool coded() const { return header_.coded.has_value(); }  // after finish(): is anything?
 
  private:
   using Coded = std::optional<std::vector<uint8_t>>;  // none: stored

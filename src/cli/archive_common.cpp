@@ -1,0 +1,128 @@
+#include "cli/archive_common.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "base/error.h"
+#include "cli/numbers.h"
+#include "cli/train_progress.h"
+#include "model/files.h"
+
+namespace megabyte::cli {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+
+void end_on_interrupt() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+}
+
+std::vector<uint8_t> read_stdin() {
+  std::vector<uint8_t> bytes;
+  size_t size = 0;
+  while (true) {
+    if (size == bytes.size()) bytes.resize(std::max<size_t>(1 << 16, 2 * size));
+    const ssize_t n = ::read(STDIN_FILENO, bytes.data() + size, bytes.size() - size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail("cannot read stdin: {}", std::strerror(errno));
+    if (n == 0) break;
+    size += static_cast<size_t>(n);
+  }
+  bytes.resize(size);
+  return bytes;
+}
+
+// Beside the program, in the source tree as where it is installed.
+fs::path installed_model() {
+  char path[PATH_MAX];
+  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
+  if (length <= 0) return {};
+  const fs::path program(std::string(path, static_cast<size_t>(length)));
+  return program.parent_path().parent_path() / "share" / "megabyte" / "model";
+}
+
+}  // namespace
+
+InputBytes::InputBytes(const std::string& file) : name_(file == "-" ? "stdin" : file) {
+  if (file == "-") {
+    read_ = read_stdin();
+    bytes_ = read_;
+  } else {
+    mapped_.emplace(file);
+    const auto bytes = mapped_->bytes();
+    bytes_ = {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+  }
+}
+
+OutputBytes::OutputBytes(const std::string& file, bool force) {
+  if (file == "-") return;
+  if (!force && fs::exists(file))
+    fail("{} exists already: choose another name with -o, or --force", file);
+  end_on_interrupt();
+  file_.emplace(file);
+}
+
+void OutputBytes::write(Bytes bytes) {
+  if (file_) return file_->write(bytes.data(), bytes.size());
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail("cannot write to stdout: {}", std::strerror(errno));
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+}
+
+void OutputBytes::commit() {
+  if (file_) file_->commit();
+}
+
+void ArchiveOptions::add_to(CLI::App& command) {
+  command.add_option("--model", model,
+                     "folder of the model; without it the one that is installed with the program");
+  command.add_option("--threads", threads, "CPU threads; 0 takes all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+CodecModel::Load ArchiveOptions::load() const {
+  return [folder = model](Backend& backend) {
+    fs::path from = folder;
+    if (folder.empty()) {
+      from = installed_model();
+      if (!fs::exists(from / kModelFile))
+        fail("no model is installed at {}: name one with --model ('megabyte train' makes them)",
+             from.string());
+    }
+    return load_model(from, backend, DType::f32, false);
+  };
+}
+
+ArchiveProgress::ArchiveProgress(uint64_t bytes)
+    : bytes_(bytes), start_(std::chrono::steady_clock::now()) {}
+
+double ArchiveProgress::seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+void ArchiveProgress::operator()(uint64_t done) {
+  if (interrupted) fail("interrupted: no file was written");
+  if (!line_.due() || done == 0) return;
+  const double rate = static_cast<double>(done) / seconds();
+  const auto all = static_cast<double>(std::max(bytes_, done));
+  line_.show(fmt::format("{:5.1f}%  {}  {} left", 100 * static_cast<double>(done) / all,
+                         scaled(rate, "B/s"),
+                         human_duration((all - static_cast<double>(done)) / rate)));
+}
+
+}  // namespace megabyte::cli

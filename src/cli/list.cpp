@@ -1,0 +1,74 @@
+// megabyte list: what an archive is, from its header and table alone.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/archive_common.h"
+#include "cli/commands.h"
+#include "cli/numbers.h"
+
+namespace megabyte::cli {
+namespace {
+
+struct ListCommand {
+  std::string file;
+  bool json = false;
+};
+
+void list(const ListCommand& command) {
+  const InputBytes in(command.file);
+  const Archive archive(in.bytes(), in.name());
+  const ArchiveHeader& header = archive.header();
+  size_t stored = 0;
+  for (size_t i = 0; i < archive.stream_count(); ++i) stored += archive.stream(i).stored;
+  const double bits_per_byte =
+      header.original_bytes == 0
+          ? 0
+          : 8 * static_cast<double>(archive.bytes()) / static_cast<double>(header.original_bytes);
+  if (command.json) {
+    nlohmann::ordered_json out{{"file", in.name()},
+                               {"format", kArchiveVersion},
+                               {"archive_bytes", archive.bytes()},
+                               {"original_bytes", header.original_bytes},
+                               {"bits_per_byte", bits_per_byte},
+                               {"sha256", hex(header.original)},
+                               {"stream_bytes", header.stream_bytes()},
+                               {"streams", archive.stream_count()},
+                               {"stored_streams", stored}};
+    if (header.coded) {
+      out["numerics"] = header.coded->numerics;
+      out["model_sha256"] = hex(header.coded->model);
+      out["model_bytes_inside"] = archive.model().size();
+    }
+    // File names may be of any bytes, JSON may not.
+    fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    return;
+  }
+  fmt::print("{}\n", in.name());
+  fmt::print("  original   {} bytes, SHA-256 {}\n", header.original_bytes, hex(header.original));
+  fmt::print("  archive    {} bytes ({:.3f} bits per byte)\n", archive.bytes(), bits_per_byte);
+  fmt::print("  streams    {} of {}, {} of them stored\n", archive.stream_count(),
+             memory_size(static_cast<double>(header.stream_bytes())), stored);
+  if (header.coded)
+    fmt::print("  model      SHA-256 {}, {}; numbers of version {}\n", hex(header.coded->model),
+               archive.model().empty() ? "not inside"
+                                       : fmt::format("inside, {} bytes", archive.model().size()),
+               header.coded->numerics);
+  else
+    fmt::print("  model      none needed: everything is stored\n");
+}
+
+}  // namespace
+
+void add_list(CLI::App& app) {
+  auto options = std::make_shared<ListCommand>();
+  CLI::App* command = app.add_subcommand("list", "say what an archive holds, without a model");
+  command->add_option("file", options->file, "an archive of 'megabyte compress'; - is stdin")
+      ->required();
+  command->add_flag("--json", options->json, "print one JSON object");
+  command->callback([options] { list(*options); });
+}
+
+}  // namespace megabyte::cli

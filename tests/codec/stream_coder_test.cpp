@@ -1,0 +1,128 @@
+#include "codec/stream_coder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/random.h"
+#include "codec/symbols.h"
+#include "support/configs.h"
+#include "support/errors.h"
+#include "support/model_folder.h"
+#include "support/models.h"
+
+namespace megabyte {
+namespace {
+
+std::vector<std::vector<uint8_t>> some_streams(size_t count, size_t longest) {
+  Random random(4, 0);
+  std::vector<std::vector<uint8_t>> streams;
+  for (size_t i = 0; i < count; ++i) {
+    streams.emplace_back(i == 0 ? longest : random.below(longest + 1));
+    for (uint8_t& byte : streams.back())
+      byte = static_cast<uint8_t>(random.below(1 + 255 * (i % 2)));
+  }
+  return streams;
+}
+
+std::vector<Bytes> spans(const std::vector<std::vector<uint8_t>>& all) {
+  return {all.begin(), all.end()};
+}
+
+std::vector<std::vector<uint8_t>> decoded(StreamCoder& coder,
+                                          const std::vector<std::vector<uint8_t>>& coded,
+                                          const std::vector<std::vector<uint8_t>>& like) {
+  std::vector<std::vector<uint8_t>> out;
+  for (const auto& stream : like) out.emplace_back(stream.size());
+  coder.decode(spans(coded), std::vector<std::span<uint8_t>>(out.begin(), out.end()));
+  return out;
+}
+
+// Models of 256 and of 257 symbols, past their context several times.
+TEST(StreamCoder, DecodesWhatItEncodedInAnyBatch) {
+  for (const std::string config : {"cross_patch", "vocab_257", "hourglass"}) {
+    const test::WideModel wide(test::small_config(config), "exact", DType::f32);
+    const auto streams = some_streams(5, 3 * static_cast<size_t>(wide.model.config().context()));
+    StreamCoder five(wide.model, 5), seven(wide.model, 7), one(wide.model, 1);
+    const auto coded = five.encode(spans(streams));
+    EXPECT_EQ(decoded(seven, coded, streams), streams);
+    EXPECT_EQ(seven.encode(spans(streams)), coded);
+    for (size_t i = 0; i < streams.size(); ++i) {
+      EXPECT_EQ(one.encode(std::vector{Bytes(streams[i])}).front(), coded[i]);
+      EXPECT_EQ(decoded(one, {coded[i]}, {streams[i]}).front(), streams[i]);
+    }
+    EXPECT_EQ(five.encode({}).size(), 0u);
+  }
+}
+
+TEST(StreamCoder, CostsWhatTheModelsProbabilitiesSay) {
+  test::WideModel wide(test::small_config("cross_patch"), "exact", DType::f32);
+  const auto length = static_cast<size_t>(wide.model.config().context());
+  auto streams = some_streams(1, length);
+  for (size_t i = 0; i < length; ++i) streams[0][i] = static_cast<uint8_t>(7 * i);
+  const std::vector<uint16_t> tokens(streams[0].begin(), streams[0].end());
+  const std::vector<double> logits = test::full_logits(wide.model, tokens, 1);
+  double bits = 0;
+  for (size_t t = 0; t < length; ++t) {
+    double total = 0;
+    for (size_t i = 0; i < 256; ++i)
+      total += std::exp(logits[256 * t + i] - logits[256 * t + tokens[t]]);
+    bits += std::log2(total);
+  }
+  StreamCoder coder(wide.model, 1);
+  EXPECT_NEAR(8 * static_cast<double>(coder.encode(spans(streams)).front().size()), bits, 9);
+}
+
+TEST(StreamCoder, CountsTheBytesOfEachStepAndCanBeStopped) {
+  const test::WideModel wide(test::small_config("cross_patch"), "exact", DType::f32);
+  const std::vector<std::vector<uint8_t>> streams{{1, 2, 3}, {4}};
+  StreamCoder coder(wide.model, 2);
+  std::vector<uint64_t> steps;
+  coder.encode(spans(streams), [&](uint64_t bytes) { steps.push_back(bytes); });
+  EXPECT_EQ(steps, (std::vector<uint64_t>{2, 1, 1}));
+  EXPECT_THROW(coder.encode(spans(streams), [](uint64_t) { throw 1; }), int);
+  EXPECT_EQ(decoded(coder, coder.encode(spans(streams)), streams), streams);
+}
+
+TEST(StreamCoder, AModelThatLacksBytesIsRefused) {
+  Config config = test::small_config("cross_patch");
+  config.vocab_size = 255;
+  const test::WideModel wide(config, "exact", DType::f32);
+  EXPECT_THAT(test::error_of([&] { StreamCoder(wide.model, 1); }),
+              testing::HasSubstr("knows 255 symbols"));
+}
+
+TEST(StreamCoder, TheSelfTestDependsOnTheModelAndOnNothingElse) {
+  const Config config = test::small_config("cross_patch");
+  test::WideModel a(config, "exact", DType::f32);
+  const test::WideModel b(config, "exact", DType::f32);
+  EXPECT_EQ(self_test(a.model), self_test(b.model));
+  // The least change of one matrix: of one weight by one step.
+  const Tensor weight = a.model.parameters().master("stages.1.blocks.0.ffn.down.weight");
+  std::vector<float> values(static_cast<size_t>(weight.size()));
+  a.backend->to_host(values.data(), weight);
+  values[3] *= 1.5f;
+  a.backend->from_host(weight, values.data());
+  EXPECT_NE(self_test(a.model), self_test(b.model));
+}
+
+TEST(Symbols, EveryTargetBelongsToOneSymbol) {
+  Random random(5, 0);
+  for (const uint64_t most : {1u, 3u, 1u << 22}) {
+    std::vector<uint32_t> frequencies(kByteValues);
+    for (uint32_t& f : frequencies) f = 1 + static_cast<uint32_t>(random.below(most));
+    uint32_t below = 0;
+    for (size_t i = 0; i < kByteValues; ++i) {
+      EXPECT_EQ(sum(frequencies.data(), i), below);
+      for (const uint32_t target : {below, below + frequencies[i] - 1}) {
+        EXPECT_EQ(share_of(frequencies.data(), target).symbol, i);
+        EXPECT_EQ(share_of(frequencies.data(), target).below, below);
+      }
+      below += frequencies[i];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace megabyte
