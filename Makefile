@@ -30,7 +30,7 @@ test: ## Build and run all tests
 	@scripts/build.sh release
 	@ctest --preset release -j $(JOBS)
 
-test-sanitize: ## Run the tests under ASan and UBSan, the threads of data and training under TSan
+test-sanitize: ## Run the tests under ASan and UBSan, the threads of data, training and compression under TSan
 	@scripts/deps.sh build test
 	@scripts/build.sh asan
 	@scripts/build.sh tsan
