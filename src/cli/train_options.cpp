@@ -17,7 +17,7 @@ then falls to --final-lr times that at the end of the budget.
 Checkpoints: training.safetensors in the --out folder is replaced as a whole, at the start, every
 --save-every steps, at the end, and on SIGINT or SIGTERM after the step under way (a second signal
 ends the program at once). model.safetensors and config.json follow it. metrics.jsonl has a line per
-logged step: step, bytes, loss (nats per byte), bpb, lr, grad_norm, bytes_per_s, valid_bpb.
+logged step: step, bytes, seconds, loss (nats per byte), bpb, lr, grad_norm, bytes_per_s, valid_bpb.
 
 --resume continues what is in --out with the settings saved there, exactly as if it had never
 stopped (same number of threads). The data must be the same. Beside it the original command line

@@ -62,7 +62,7 @@ void TrainProgress::step(const Metrics& metrics, const RunStatus& status) {
 void TrainProgress::note(const std::string& text) {
   if (verbosity_ == Verbosity::quiet) return;
   clear();
-  fmt::print(stderr, "megabyte train: {}\n", text);
+  fmt::print(stderr, "megabyte: {}\n", text);
 }
 
 void TrainProgress::clear() {
