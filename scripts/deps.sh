@@ -8,6 +8,7 @@ set -euo pipefail
 declare -A groups=(
   [build]="g++ cmake ninja-build libdnnl-dev libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev libpng-dev libjpeg-dev libsndfile1-dev libsamplerate0-dev libcrypto++-dev"
   [test]="libgtest-dev libgmock-dev clang libclang-rt-dev"
+  [arm]="g++-aarch64-linux-gnu qemu-user"
   [quickstart]="perl perl-doc gzip bzip2 xz-utils"
   [bench]="libbenchmark-dev"
   [peer]="python3-torch"

@@ -12,11 +12,12 @@ struct Entry {
   std::string_view name;
   size_t size;
 };
-constexpr std::array<Entry, 5> kTypes{{{DType::f64, "f64", 8},
+constexpr std::array<Entry, 6> kTypes{{{DType::f64, "f64", 8},
                                        {DType::f32, "f32", 4},
                                        {DType::bf16, "bf16", 2},
                                        {DType::u16, "u16", 2},
-                                       {DType::u8, "u8", 1}}};
+                                       {DType::u8, "u8", 1},
+                                       {DType::i8, "i8", 1}}};
 
 }  // namespace
 

@@ -10,7 +10,7 @@
 
 namespace megabyte {
 
-enum class DType : uint8_t { f64, f32, bf16, u16, u8 };
+enum class DType : uint8_t { f64, f32, bf16, u16, u8, i8 };
 
 size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);         // "f32"
@@ -44,9 +44,11 @@ inline constexpr DType dtype_of = [] {
     return DType::bf16;
   else if constexpr (std::is_same_v<T, uint16_t>)
     return DType::u16;
-  else {
-    static_assert(std::is_same_v<T, uint8_t>);
+  else if constexpr (std::is_same_v<T, uint8_t>)
     return DType::u8;
+  else {
+    static_assert(std::is_same_v<T, int8_t>);
+    return DType::i8;
   }
 }();
 

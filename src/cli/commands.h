@@ -15,6 +15,7 @@ void add_decompress(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_list(CLI::App& app);
 void add_data(CLI::App& app);
+void add_quantize(CLI::App& app);
 void add_dump(CLI::App& app);
 void add_info(CLI::App& app);
 void add_bench(CLI::App& app);

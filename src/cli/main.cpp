@@ -65,6 +65,7 @@ int main(int argc, char** argv) {
   cli::add_verify(app);
   cli::add_list(app);
   cli::add_data(app);
+  cli::add_quantize(app);
   cli::add_dump(app);
   cli::add_info(app);
   cli::add_bench(app);

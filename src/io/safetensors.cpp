@@ -22,11 +22,12 @@ struct Name {
   std::string_view name;
   DType dtype;
 };
-constexpr std::array<Name, 5> kNames{{{"F64", DType::f64},
+constexpr std::array<Name, 6> kNames{{{"F64", DType::f64},
                                       {"F32", DType::f32},
                                       {"BF16", DType::bf16},
                                       {"U16", DType::u16},
-                                      {"U8", DType::u8}}};
+                                      {"U8", DType::u8},
+                                      {"I8", DType::i8}}};
 
 std::string_view format_name(DType dtype) {
   return std::find_if(kNames.begin(), kNames.end(), [&](const Name& n) { return n.dtype == dtype; })
@@ -140,6 +141,9 @@ std::vector<T> read_elements(const SafetensorsEntry& entry, std::span<const std:
       break;
     case DType::u8:
       convert_elements<uint8_t>(bytes, out);
+      break;
+    case DType::i8:
+      convert_elements<int8_t>(bytes, out);
       break;
   }
   return out;

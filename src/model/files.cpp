@@ -1,13 +1,16 @@
 #include "model/files.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
+#include "ops/quantised_rows.h"
 
 namespace megabyte {
 
@@ -25,6 +28,32 @@ void to_backend(const SafetensorsFile& file, const std::string& name, const std:
   backend.from_host(to, values.data());
 }
 
+// What is stored as I8 comes with a scale in F32 for each of its rows (save_quantised_model).
+std::string scales_of(const std::string& tensor) { return tensor + ".scale"; }
+
+template <class T>
+std::vector<T> read_values(const SafetensorsFile& file, const std::string& name) {
+  std::vector<T> values;
+  if constexpr (std::is_same_v<T, double>)
+    values = file.read_doubles(name);
+  else
+    values = file.read_floats(name);
+  const SafetensorsEntry& entry = file.entry(name);
+  if (entry.dtype != DType::i8) return values;
+  const std::string scales_name = scales_of(name);
+  if (!file.contains(scales_name))
+    fail("{}: tensor {} is stored as I8, but its scales {} are missing", file.name(), name,
+         scales_name);
+  const int64_t rows = entry.shape[0];
+  if (file.entry(scales_name).dtype != DType::f32 || file.entry(scales_name).shape != Shape{rows})
+    fail("{}: tensor {} must be F32 of shape {}: a scale for each row", file.name(), scales_name,
+         Shape{rows}.to_string());
+  const std::vector<float> scales = file.read_floats(scales_name);
+  const size_t count = values.size() / static_cast<size_t>(rows);
+  for (size_t i = 0; i < values.size(); ++i) values[i] *= scales[i / count];
+  return values;
+}
+
 }  // namespace
 
 void read_parameters(const SafetensorsFile& file, const std::string& prefix,
@@ -36,14 +65,15 @@ void read_parameters(const SafetensorsFile& file, const std::string& prefix,
     if (entry.shape != spec.shape)
       fail("{}: tensor {} has shape {}, but the config needs {}", file.name(), name,
            entry.shape.to_string(), spec.shape.to_string());
-    if (entry.dtype != DType::f32 && entry.dtype != DType::bf16 && entry.dtype != DType::f64)
-      fail("{}: tensor {} is stored as {}: a model's tensors are f32 or bf16", file.name(), name,
-           name_of(entry.dtype));
+    if (entry.dtype != DType::f32 && entry.dtype != DType::bf16 && entry.dtype != DType::f64 &&
+        (entry.dtype != DType::i8 || !spec.decayed()))
+      fail("{}: tensor {} is stored as {}: a model's tensors are f32, bf16 or, if matrices, i8",
+           file.name(), name, name_of(entry.dtype));
     const Tensor to = parameters.view(flat, spec.name);
     if (to.dtype == DType::f64)
-      to_backend(file, name, file.read_doubles(name), backend, to);
+      to_backend(file, name, read_values<double>(file, name), backend, to);
     else
-      to_backend(file, name, file.read_floats(name), backend, to);
+      to_backend(file, name, read_values<float>(file, name), backend, to);
   }
 }
 
@@ -58,7 +88,11 @@ std::unique_ptr<Hierarchy> load_model(const fs::path& folder, Backend& backend, 
 
   // Before memory is asked for: a file that belongs to another config.
   std::set<std::string> names;
-  for_each_parameter(config, [&](const ParameterSpec& spec) { names.insert(spec.name); });
+  for_each_parameter(config, [&](const ParameterSpec& spec) {
+    names.insert(spec.name);
+    if (file.contains(spec.name) && file.entry(spec.name).dtype == DType::i8)
+      names.insert(scales_of(spec.name));
+  });
   for (const auto& [name, entry] : file.tensors())
     if (!names.contains(name))
       fail("{}: tensor {} is not part of the model that {} describes", file.name(), name,
@@ -107,6 +141,44 @@ void save_model(const fs::path& folder, const Hierarchy& model, DType stored,
     writer.declare(spec.name, stored, spec.shape);
   writer.write([&](const std::string& name, std::byte* to) {
     copy_to_file(model.backend(), model.parameters().master(name), stored, to);
+  });
+}
+
+void save_quantised_model(const fs::path& folder, const Hierarchy& model,
+                          const Metadata& metadata) {
+  write_file_atomically(folder / kConfigFile, to_json(model.config()));
+  SafetensorsWriter writer(folder / kModelFile);
+  writer.set_metadata("format", "megabyte");
+  for (const auto& [key, value] : metadata) writer.set_metadata(key, value);
+  const auto& specs = model.parameters().specs();
+  for (const ParameterSpec& spec : specs) {
+    writer.declare(spec.name, spec.decayed() ? DType::i8 : DType::f32, spec.shape);
+    if (spec.decayed()) writer.declare(scales_of(spec.name), DType::f32, {spec.shape[0]});
+  }
+  const auto quantise = [&](const std::string& name, const std::function<void(float)>& scale,
+                            std::byte* q) {
+    const Tensor matrix = model.parameters().master(name);
+    std::vector<float> rows(static_cast<size_t>(matrix.size()));
+    copy_to_file(model.backend(), matrix, DType::f32, reinterpret_cast<std::byte*>(rows.data()));
+    const int64_t count = matrix.size() / matrix.shape[0];
+    for (int64_t r = 0; r < matrix.shape[0]; ++r)
+      scale(quantise_row(rows.data() + r * count, count, reinterpret_cast<int8_t*>(q) + r * count));
+  };
+  writer.write([&](const std::string& name, std::byte* to) {
+    const auto spec = std::find_if(specs.begin(), specs.end(), [&](const ParameterSpec& each) {
+      return each.name == name || (each.decayed() && scales_of(each.name) == name);
+    });
+    if (!spec->decayed()) {
+      copy_to_file(model.backend(), model.parameters().master(name), DType::f32, to);
+    } else if (spec->name == name) {
+      quantise(
+          name, [](float) {}, to);
+    } else {
+      std::vector<std::byte> unused(static_cast<size_t>(spec->shape.size()));
+      auto* scale = reinterpret_cast<float*>(to);
+      quantise(
+          spec->name, [&](float s) { *scale++ = s; }, unused.data());
+    }
   });
 }
 

@@ -29,9 +29,14 @@ std::unique_ptr<Hierarchy> load_model(const std::filesystem::path& folder, Backe
 void save_model(const std::filesystem::path& folder, const Hierarchy& model, DType stored,
                 const Metadata& metadata);
 
-// Tensor by tensor from a file into a flat tensor laid out like parameters.values(): f32, bf16 or
-// f64 stored; tensor NAME of the model is PREFIX + NAME in the file. Error for a missing tensor,
-// another shape or element type, and for values that are not finite.
+// The same with matrices and convolutions in 8 bits (ops/quantised_rows.h): NAME is I8, NAME.scale
+// (F32) has a factor for each of its rows. Whoever loads it gets their products in float.
+void save_quantised_model(const std::filesystem::path& folder, const Hierarchy& model,
+                          const Metadata& metadata);
+
+// Tensor by tensor from a file into a flat tensor laid out like parameters.values(): f32, bf16,
+// f64 or (matrices) i8 with scales stored; tensor NAME of the model is PREFIX + NAME in the file.
+// Error for a missing tensor, another shape or element type, and for values that are not finite.
 void read_parameters(const SafetensorsFile& file, const std::string& prefix,
                      const Parameters& parameters, Backend& backend, const Tensor& flat);
 

@@ -11,7 +11,7 @@ TEST(MainCommand, HelpListsEveryCommandOnOneLine) {
   const auto run = run_megabyte({"--help"});
   EXPECT_EQ(run.exit_code, 0);
   for (const std::string command : {"train", "eval", "generate", "compress", "decompress", "verify",
-                                    "list", "data", "dump", "info", "bench"})
+                                    "list", "data", "quantize", "dump", "info", "bench"})
     EXPECT_NE(run.out.find("\n  " + command + " "), std::string::npos) << command;
   EXPECT_LT(run.out.size(), 1500u) << "details belong to the commands' own help";
 }

@@ -76,6 +76,41 @@ TEST_F(FilesTest, ModelsComeBackToTheBit) {
   EXPECT_EQ(file.metadata().at("format"), "megabyte");
 }
 
+TEST_F(FilesTest, QuantisedModelsComeBackTheSameHoweverOften) {
+  save_quantised_model(folder_.path(), *model_, {{"step", "7"}});
+  const std::string once = test::read_file(folder_ / kModelFile);
+  const auto again = load_model(folder_.path(), *backend_, DType::f32, true);
+  save_quantised_model(folder_.path(), *again, {{"step", "7"}});
+  EXPECT_EQ(test::read_file(folder_ / kModelFile), once);
+  for (const ParameterSpec& spec : model_->parameters().specs()) {
+    const std::vector<float> before = values(*model_, spec.name), after = values(*again, spec.name);
+    float largest = 0;
+    for (const float x : before) largest = std::max(largest, std::abs(x));
+    const float half = spec.decayed() ? largest / 253 : 0;  // of a step
+    for (size_t i = 0; i < before.size(); ++i) ASSERT_NEAR(after[i], before[i], half) << spec.name;
+  }
+}
+
+TEST_F(FilesTest, QuantisedTensorsNeedTheirScales) {
+  save_model(folder_.path(), *model_, DType::f32, {});
+  const std::string name = "stages.1.blocks.0.ffn.up.weight", scales = name + ".scale";
+  const auto in_bytes = [&](std::vector<Declared>& tensors, const std::string& which) {
+    for (Declared& t : tensors)
+      if (t.name == which) t.dtype = DType::i8;
+  };
+  rewrite([&](auto& tensors) { in_bytes(tensors, name); });
+  EXPECT_THAT(load_complaint(), HasSubstr("its scales " + scales + " are missing"));
+  rewrite([&](auto& tensors) {
+    in_bytes(tensors, name);
+    tensors.push_back({scales, DType::f32, {3}});
+  });
+  EXPECT_THAT(load_complaint(), HasSubstr(scales + " must be F32 of shape (32)"));
+  rewrite([&](auto& tensors) { tensors.push_back({scales, DType::f32, {32}}); });
+  EXPECT_THAT(load_complaint(), HasSubstr(scales + " is not part of the model"));
+  rewrite([&](auto& tensors) { in_bytes(tensors, "stages.1.pad"); });
+  EXPECT_THAT(load_complaint(), HasSubstr("stages.1.pad is stored as i8"));
+}
+
 TEST_F(FilesTest, HalfPrecisionRoundsOnce) {
   save_model(folder_.path(), *model_, DType::bf16, {});
   const auto again = load_model(folder_.path(), *backend_, DType::f32, false);

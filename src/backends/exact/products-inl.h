@@ -126,7 +126,7 @@ constexpr float kOffset = 0;
 constexpr int64_t kBlock = 16, kTileRows = 1;
 
 MEGABYTE_INLINE void store_quantised(I t, Q* q) {
-  for (int64_t i = 0; i < kLanes; ++i) q[i] = static_cast<Q>(t.x[i] & 0xff);
+  for (int64_t i = 0; i < kLanes; ++i) q[i] = static_cast<Q>(t[i] & 0xff);
 }
 
 size_t packed_bytes(int64_t N, int64_t K) {
@@ -150,7 +150,7 @@ MEGABYTE_INLINE void tile(const Q* a, int64_t, const std::byte* block, int64_t d
   const auto* w = reinterpret_cast<const int8_t*>(block);
   for (int64_t k = 0; k < depth; ++k)
     for (int64_t n = 0; n < kBlock; ++n)
-      acc.x[n] += static_cast<int32_t>(a[k]) * static_cast<int32_t>(w[k * kBlock + n]);
+      acc[n] += static_cast<int32_t>(a[k]) * static_cast<int32_t>(w[k * kBlock + n]);
   sums[0][0] = acc;
 }
 

@@ -1,6 +1,6 @@
-// Sixteen floats, in the way of one instruction set: of AVX-512, of AVX2, of NEON, or as a plain
-// array. Every function here rounds each element once, to nearest even, so that the kernels, which
-// are written over these functions alone, give the same bits whatever lies below.
+// Sixteen floats, in the way of one instruction set: of AVX-512, of AVX2, or of whatever the
+// compiler knows. Every function here rounds each element once, to nearest even, so that the
+// kernels, which are written over these functions alone, give the same bits whatever lies below.
 //
 // Included by each file that compiles kernels.h for an instruction set. All is in a namespace
 // without a name, and nothing of the standard library is used: no function compiled here for a
@@ -13,8 +13,6 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
 #endif
 
 #include <stddef.h>
@@ -154,73 +152,65 @@ MEGABYTE_INLINE int32_t imax(I v) {
 
 #else
 
-// Compilers make vectors of these loops where the instruction set has a fused multiply-add; where
-// it has none, each is a call of the C library's, which is exact and slow.
-struct V {
-  float x[kLanes];
-};
-struct I {
-  int32_t x[kLanes];
-};
-#define MEGABYTE_EACH(R, expression)                        \
-  R r;                                                      \
-  for (int64_t i = 0; i < kLanes; ++i) r.x[i] = expression; \
-  return r
+// Vectors that the compiler makes of whatever the processor has. Where that has no fused
+// multiply-add, each is a call of the C library's, which is exact and slow.
+// (-Wno-psabi: how they would be passed does not matter, as all that takes one is inlined.)
+using V = float __attribute__((vector_size(64)));
+using I = int32_t __attribute__((vector_size(64)));
 
-MEGABYTE_INLINE V set(float x) { MEGABYTE_EACH(V, x); }
-MEGABYTE_INLINE V load(const float* p) { MEGABYTE_EACH(V, p[i]); }
-MEGABYTE_INLINE V load(const float* p, int64_t count) { MEGABYTE_EACH(V, i < count ? p[i] : 0.0f); }
-MEGABYTE_INLINE void store(V v, float* p) {
-  for (int64_t i = 0; i < kLanes; ++i) p[i] = v.x[i];
-}
-MEGABYTE_INLINE void store(V v, float* p, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) p[i] = v.x[i];
-}
-MEGABYTE_INLINE V add(V a, V b) { MEGABYTE_EACH(V, a.x[i] + b.x[i]); }
-MEGABYTE_INLINE V sub(V a, V b) { MEGABYTE_EACH(V, a.x[i] - b.x[i]); }
-MEGABYTE_INLINE V mul(V a, V b) { MEGABYTE_EACH(V, a.x[i] * b.x[i]); }
-MEGABYTE_INLINE V div(V a, V b) { MEGABYTE_EACH(V, a.x[i] / b.x[i]); }
-MEGABYTE_INLINE V fma(V a, V b, V c) { MEGABYTE_EACH(V, __builtin_fmaf(a.x[i], b.x[i], c.x[i])); }
-MEGABYTE_INLINE V nfma(V a, V b, V c) { MEGABYTE_EACH(V, __builtin_fmaf(-a.x[i], b.x[i], c.x[i])); }
-MEGABYTE_INLINE V if_greater(V a, V b, V x, V y) {
-  MEGABYTE_EACH(V, a.x[i] > b.x[i] ? x.x[i] : y.x[i]);
-}
-MEGABYTE_INLINE I bits(V v) {
-  I i;
-  __builtin_memcpy(&i, &v, sizeof(i));
-  return i;
-}
-MEGABYTE_INLINE V floats(I i) {
+MEGABYTE_INLINE V set(float x) { return V{} + x; }
+MEGABYTE_INLINE V load(const float* p) {
   V v;
-  __builtin_memcpy(&v, &i, sizeof(v));
+  for (int64_t i = 0; i < kLanes; ++i) v[i] = p[i];
   return v;
 }
-MEGABYTE_INLINE int32_t wrapped(uint32_t x) { return static_cast<int32_t>(x); }
-MEGABYTE_INLINE I iset(int32_t x) { MEGABYTE_EACH(I, x); }
-MEGABYTE_INLINE I iadd(I a, I b) {
-  MEGABYTE_EACH(I, wrapped(static_cast<uint32_t>(a.x[i]) + static_cast<uint32_t>(b.x[i])));
+MEGABYTE_INLINE V load(const float* p, int64_t count) {
+  V v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
 }
-MEGABYTE_INLINE I iand(I a, I b) { MEGABYTE_EACH(I, a.x[i] & b.x[i]); }
-MEGABYTE_INLINE I imax(I a, I b) { MEGABYTE_EACH(I, a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
-MEGABYTE_INLINE I shift_left_23(I a) {
-  MEGABYTE_EACH(I, wrapped(static_cast<uint32_t>(a.x[i]) << 23));
+MEGABYTE_INLINE void store(V v, float* p) {
+  for (int64_t i = 0; i < kLanes; ++i) p[i] = v[i];
 }
-MEGABYTE_INLINE V to_float(I a) { MEGABYTE_EACH(V, static_cast<float>(a.x[i])); }
-MEGABYTE_INLINE I truncate(V a) { MEGABYTE_EACH(I, static_cast<int32_t>(a.x[i])); }
+MEGABYTE_INLINE void store(V v, float* p, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+MEGABYTE_INLINE V add(V a, V b) { return a + b; }
+MEGABYTE_INLINE V sub(V a, V b) { return a - b; }
+MEGABYTE_INLINE V mul(V a, V b) { return a * b; }
+MEGABYTE_INLINE V div(V a, V b) { return a / b; }
+MEGABYTE_INLINE V fma(V a, V b, V c) {
+  V v;
+  for (int64_t i = 0; i < kLanes; ++i) v[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return v;
+}
+MEGABYTE_INLINE V nfma(V a, V b, V c) { return fma(-a, b, c); }
+MEGABYTE_INLINE V if_greater(V a, V b, V x, V y) { return a > b ? x : y; }
+MEGABYTE_INLINE I bits(V v) { return reinterpret_cast<I>(v); }
+MEGABYTE_INLINE V floats(I i) { return reinterpret_cast<V>(i); }
+MEGABYTE_INLINE I iset(int32_t x) { return I{} + x; }
+MEGABYTE_INLINE I iadd(I a, I b) {  // modulo 2^32
+  using U = uint32_t __attribute__((vector_size(64)));
+  return reinterpret_cast<I>(reinterpret_cast<U>(a) + reinterpret_cast<U>(b));
+}
+MEGABYTE_INLINE I iand(I a, I b) { return a & b; }
+MEGABYTE_INLINE I imax(I a, I b) { return a > b ? a : b; }
+MEGABYTE_INLINE I shift_left_23(I a) { return a << 23; }
+MEGABYTE_INLINE V to_float(I a) { return __builtin_convertvector(a, V); }
+MEGABYTE_INLINE I truncate(V a) { return __builtin_convertvector(a, I); }
 MEGABYTE_INLINE void istore(I v, int32_t* p, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) p[i] = v.x[i];
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 MEGABYTE_INLINE float sum(V v) {
   for (int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) v.x[i] += v.x[i + half];
-  return v.x[0];
+    for (int64_t i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
 }
 MEGABYTE_INLINE int32_t imax(I v) {
-  int32_t top = v.x[0];
-  for (int64_t i = 1; i < kLanes; ++i) top = v.x[i] > top ? v.x[i] : top;
+  int32_t top = v[0];
+  for (int64_t i = 1; i < kLanes; ++i) top = v[i] > top ? v[i] : top;
   return top;
 }
-#undef MEGABYTE_EACH
 
 #endif
 
