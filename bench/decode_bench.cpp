@@ -1,6 +1,9 @@
 // Speed of decoding steps: microseconds of a block and of each of its operations, and how fast that
 // streams the weights, in the stages of a large MEGABYTE.
 //   decode_bench DEVICE DTYPE [BATCH ...]     BATCH: 1 4 16 64
+// With a preset, speed of decoding whole contexts of that model byte by byte, every thread with
+// rows of its own:
+//   decode_bench DEVICE DTYPE --preset NAME [--threads N] [BATCH ...]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,10 +13,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/random.h"
+#include "generate/decoder.h"
 #include "layers/block_decode.h"
+#include "model/presets.h"
 
 namespace megabyte::bench {
 namespace {
@@ -211,19 +217,78 @@ void run(const std::string& device, DType compute, const std::vector<int64_t>& b
     }
 }
 
+// The bytes' values do not matter to the time that they take.
+void decode_context(const Hierarchy& model, int64_t batch) {
+  Decoder decoder(model, batch);
+  std::vector<uint16_t> tokens(static_cast<size_t>(batch));
+  std::vector<float> logits(static_cast<size_t>(batch * model.config().vocab_size));
+  for (int64_t t = 0; t < model.config().context(); ++t) {
+    model.backend().to_host(logits.data(), decoder.advance());
+    for (size_t b = 0; b < tokens.size(); ++b)
+      tokens[b] = static_cast<uint16_t>((t * 7 + static_cast<int64_t>(b) * 13) % 97);
+    decoder.accept(tokens.data());
+  }
+}
+
+void run_preset(const std::string& device, DType compute, const std::string& name, int threads,
+                const std::vector<int64_t>& batches) {
+  const Config& config = find_preset(name).config;
+  std::vector<std::unique_ptr<Backend>> backends;
+  std::vector<std::unique_ptr<Hierarchy>> models;
+  for (int i = 0; i < threads; ++i) {
+    backends.push_back(make_backend(device, 1));
+    models.push_back(std::make_unique<Hierarchy>(config, *backends.back(), compute, false));
+    models.back()->parameters().initialize(1);
+  }
+  fmt::print("{}, {} times; {}, {} parameters, context {}\n{:>6} {:>12}\n",
+             backends.front()->description(), threads, name, parameter_count(config),
+             config.context(), "batch", "KB/s in all");
+  for (const int64_t batch : batches) {
+    std::vector<double> speeds;
+    for (int round = 0; round < 3; ++round) {
+      const auto begin = std::chrono::steady_clock::now();
+      std::vector<std::thread> workers;
+      for (int i = 0; i < threads; ++i)
+        workers.emplace_back(
+            [&model = *models[static_cast<size_t>(i)], batch] { decode_context(model, batch); });
+      for (std::thread& worker : workers) worker.join();
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+      speeds.push_back(static_cast<double>(threads * batch * config.context()) / taken.count());
+    }
+    std::sort(speeds.begin(), speeds.end());
+    fmt::print("{:>6} {:>12.1f}\n", batch, speeds[1] * 1e-3);
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace
 }  // namespace megabyte::bench
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    fmt::print(stderr, "usage: decode_bench DEVICE DTYPE [BATCH ...]\n");
+    fmt::print(stderr,
+               "usage: decode_bench DEVICE DTYPE [--preset NAME [--threads N]] [BATCH ...]\n");
     return 2;
   }
   try {
     std::vector<int64_t> batches;
-    for (int i = 3; i < argc; ++i) batches.push_back(std::atoll(argv[i]));
+    std::string preset;
+    int threads = 1;
+    for (int i = 3; i < argc; ++i) {
+      const std::string word = argv[i];
+      if (word == "--preset" && i + 1 < argc)
+        preset = argv[++i];
+      else if (word == "--threads" && i + 1 < argc)
+        threads = std::atoi(argv[++i]);
+      else
+        batches.push_back(std::atoll(argv[i]));
+    }
     if (batches.empty()) batches = {1, 4, 16, 64};
-    megabyte::bench::run(argv[1], megabyte::dtype_from_name(argv[2]), batches);
+    const megabyte::DType compute = megabyte::dtype_from_name(argv[2]);
+    if (preset.empty())
+      megabyte::bench::run(argv[1], compute, batches);
+    else
+      megabyte::bench::run_preset(argv[1], compute, preset, threads, batches);
     return 0;
   } catch (const std::exception& e) {
     fmt::print(stderr, "{}\n", e.what());

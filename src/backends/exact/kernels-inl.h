@@ -169,6 +169,21 @@ void norm(const NormCall& call, int64_t row, int64_t row_end) {
   }
 }
 
+// out (from element c on, kVectors vectors) = the sum of weights[p] * v_p, times `inverse`.
+template <int kVectors>
+MEGABYTE_INLINE void weigh(const AttendCall& call, const float* weights, V inverse, int64_t c) {
+  V acc[kVectors];
+  for (V& a : acc) a = set(0.0f);
+  int64_t slot = call.slot;
+  for (int64_t p = 0; p < call.visible; ++p) {
+    const float* value = call.v + slot * call.stride + c;
+    const V weight = set(weights[p]);
+    for (int i = 0; i < kVectors; ++i) acc[i] = fma(weight, load(value + i * kLanes), acc[i]);
+    slot = slot + 1 == call.capacity ? 0 : slot + 1;
+  }
+  for (int i = 0; i < kVectors; ++i) store(mul(acc[i], inverse), call.out + c + i * kLanes);
+}
+
 void attend(const AttendCall& call, float* scratch) {
   const int64_t d = call.dim;
   float* query = scratch;  // with zeros up to whole vectors
@@ -179,34 +194,49 @@ void attend(const AttendCall& call, float* scratch) {
     const V q = load(call.q + i, lanes);
     store(is_linear ? feature(q) : mul(q, set(call.scale)), query + i, lanes);
   });
-  float top = -__builtin_inff();
-  int64_t slot = call.slot;
-  for (int64_t p = 0; p < call.visible; ++p) {
+  int64_t slot = call.slot, p = 0;
+  const auto next_dot = [&] {
     const float* key = call.k + slot * call.stride;
+    slot = slot + 1 == call.capacity ? 0 : slot + 1;
     V dot = set(0.0f);
     for_lanes(d, [&](int64_t i, auto lanes) {
       const V k = load(key + i, lanes);
       dot = fma(load(query + i), is_linear ? feature(k) : k, dot);
     });
-    weights[p] = sum(dot);
+    return dot;
+  };
+  float top = -__builtin_inff();
+  V tops = set(top);
+  for (; p + kLanes <= call.visible; p += kLanes) {
+    V dots[kLanes];
+    for (V& dot : dots) dot = next_dot();
+    const V scores = sums(dots);
+    store(scores, weights + p);
+    tops = if_greater(scores, tops, scores, tops);
+  }
+  if (p > 0) top = maximum(tops, top);
+  for (; p < call.visible; ++p) {
+    weights[p] = sum(next_dot());
     top = weights[p] > top ? weights[p] : top;
-    slot = slot + 1 == call.capacity ? 0 : slot + 1;
   }
   V total = set(0.0f);
-  for_lanes(call.visible, [&](int64_t p, auto lanes) {
-    if (!is_linear) store(exp(sub(load(weights + p, lanes), set(top))), weights + p, lanes);
-    total = add(total, load(weights + p, lanes));
+  for_lanes(call.visible, [&](int64_t at, auto lanes) {
+    if (!is_linear) store(exp(sub(load(weights + at, lanes), set(top))), weights + at, lanes);
+    total = add(total, load(weights + at, lanes));
   });
   const V inverse = set(1.0f / sum(total));
-  for_lanes(d, [&](int64_t i, auto lanes) {
-    V acc = set(0.0f);
-    int64_t s = call.slot;
-    for (int64_t p = 0; p < call.visible; ++p) {
-      acc = fma(set(weights[p]), load(call.v + s * call.stride + i, lanes), acc);
-      s = s + 1 == call.capacity ? 0 : s + 1;
-    }
-    store(mul(acc, inverse), call.out + i, lanes);
-  });
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= d; c += 4 * kLanes) weigh<4>(call, weights, inverse, c);
+  for (; c + 2 * kLanes <= d; c += 2 * kLanes) weigh<2>(call, weights, inverse, c);
+  for (; c + kLanes <= d; c += kLanes) weigh<1>(call, weights, inverse, c);
+  if (c == d) return;
+  V acc = set(0.0f);
+  slot = call.slot;
+  for (p = 0; p < call.visible; ++p) {
+    acc = fma(set(weights[p]), load(call.v + slot * call.stride + c, d - c), acc);
+    slot = slot + 1 == call.capacity ? 0 : slot + 1;
+  }
+  store(mul(acc, inverse), call.out + c, d - c);
 }
 
 void attend_running(const float* q, const float* k, const float* v, int64_t d, float* state,
@@ -258,9 +288,7 @@ void row_frequencies(const float* logits, int64_t vocab, uint32_t* out) {
       const V x = load(logits + i);
       tops = if_greater(x, tops, x, tops);
     }
-    float lanes[kLanes];
-    store(tops, lanes);
-    for (const float x : lanes) top = x > top ? x : top;
+    top = maximum(tops, top);
   }
   for (; i < vocab; ++i) top = logits[i] > top ? logits[i] : top;
   for_lanes(vocab, [&](int64_t at, auto lanes) {

@@ -70,6 +70,25 @@ MEGABYTE_INLINE float sum(V v) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 MEGABYTE_INLINE int32_t imax(I v) { return _mm512_reduce_max_epi32(v); }
+// sum() of each of sixteen vectors.
+MEGABYTE_INLINE V sums(const V (&v)[kLanes]) {
+  V eights[8], fours[4], twos[2];
+  // Vector m of the sixteen is v[m / 4 + 4 * (m % 4)], so that the last step leaves them in order.
+  for (int m = 0; m < 8; ++m) {
+    const V a = v[m / 2 + 8 * (m % 2)], b = v[m / 2 + 8 * (m % 2) + 4];
+    eights[m] = add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  }
+  for (int m = 0; m < 4; ++m) {
+    const V a = eights[2 * m], b = eights[2 * m + 1];
+    fours[m] = add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
+  for (int m = 0; m < 2; ++m) {
+    const __m512d a = _mm512_castps_pd(fours[2 * m]), b = _mm512_castps_pd(fours[2 * m + 1]);
+    twos[m] =
+        add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  return add(_mm512_shuffle_ps(twos[0], twos[1], 0x88), _mm512_shuffle_ps(twos[0], twos[1], 0xdd));
+}
 
 #elif defined(__AVX2__)
 
@@ -213,6 +232,20 @@ MEGABYTE_INLINE int32_t imax(I v) {
 }
 
 #endif
+
+#if !defined(__AVX512F__)
+MEGABYTE_INLINE V sums(const V (&v)[kLanes]) {
+  float each[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) each[i] = sum(v[i]);
+  return load(each);
+}
+#endif
+MEGABYTE_INLINE float maximum(V v, float top) {
+  float each[kLanes];
+  store(v, each);
+  for (const float x : each) top = x > top ? x : top;
+  return top;
+}
 
 }  // namespace
 }  // namespace megabyte::exact
