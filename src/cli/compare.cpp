@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cmath>
+#include <algorithm>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -311,7 +312,7 @@ void compare(const CompareOptions& options) {
                  entry.config.context(), budget_text(request.budget));
     try {
       states[i].result = run_entry(options, request, entry);
-    } catch (const Error& e) {  // the others may still be compared
+    } catch (const std::exception& e) {  // the others may still be compared
       states[i].error = e.what();
       failed.push_back(entry.name);
       fmt::print(stderr, "megabyte: entry '{}' failed: {}\n", entry.name, e.what());
