@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,6 +14,7 @@
 #include "cli/common.h"
 #include "cli/numbers.h"
 #include "cli/terminal_line.h"
+#include "codec/archive.h"
 #include "data/byte_dataset.h"
 #include "eval/evaluation.h"
 #include "model/files.h"
@@ -29,17 +31,23 @@ struct EvalOptions {
 };
 
 Evaluation evaluate(const EvalOptions& options) {
-  const ScoringMethod method = scoring_method(options.method);
+  // As an archive codes a file: in streams that begin with nothing before them, each of which keeps
+  // half of its context when that is full, without an end.
+  const bool archive = options.method == "archive";
+  const ScoringMethod method = archive ? ScoringMethod::sliding : scoring_method(options.method);
   const auto backend = options.device.backend();
   const auto model =
       load_model(options.model, *backend, options.device.compute(*backend, DType::f32), false);
-  const ByteDataset data(options.data, ends_documents(model->config().vocab_size));
+  const ByteDataset data(options.data, !archive && ends_documents(model->config().vocab_size));
+  std::function<uint64_t(uint64_t)> piece;
+  if (archive) piece = [](uint64_t bytes) { return uint64_t{1} << stream_bits_for(bytes); };
   TerminalLine line;
   const Evaluation result =
       megabyte::evaluate(*model, data, data.all(),
                          {.method = method,
                           .batch = options.batch,
                           .limit = options.limit,
+                          .piece = piece,
                           .on_progress = [&](const Score& so_far, int64_t bytes, double seconds) {
                             if (!line.due()) return;
                             const auto scored = static_cast<double>(so_far.bytes);
@@ -131,12 +139,17 @@ void add_eval(CLI::App& app) {
       "  strided          two passes half a patch apart that score the first half of each patch; "
       "twice the cost\n"
       "  sliding-strided  both; four times the cost\n"
+      "  archive          sliding, in the streams of an archive: with --device exact, the bits "
+      "that\n"
+      "                   'megabyte compress' codes\n"
       "Perceiver AR's windows advance by its latents, or sliding by half of them.");
   command->add_option("--model", options->model, "folder of the model")->required();
   command->add_option("--data", options->data, "files, folders or patterns of raw bytes")
       ->required();
-  command->add_option("--method", options->method, "basic, sliding, strided or sliding-strided")
-      ->check(CLI::IsMember({"basic", "sliding", "strided", "sliding-strided"}))
+  command
+      ->add_option("--method", options->method,
+                   "basic, sliding, strided, sliding-strided or archive")
+      ->check(CLI::IsMember({"basic", "sliding", "strided", "sliding-strided", "archive"}))
       ->capture_default_str();
   command->add_option("--batch", options->batch, "windows run at once; 0 chooses")
       ->check(CLI::NonNegativeNumber)

@@ -1,13 +1,10 @@
 // megabyte quantize: a model's matrices in 8 bits, and what that costs.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -15,7 +12,7 @@
 #include "cli/commands.h"
 #include "cli/numbers.h"
 #include "data/byte_dataset.h"
-#include "eval/scoring.h"
+#include "eval/evaluation.h"
 #include "io/safetensors.h"
 #include "model/files.h"
 
@@ -32,28 +29,12 @@ struct QuantizeOptions {
   bool overwrite = false, json = false;
 };
 
-// Of the first `limit` bytes (0: all) by windows side by side, on `device` in float32.
-Score score_on(const std::string& device, const QuantizeOptions& options,
-               const std::string& folder) {
+// By windows side by side, on `device` in float32.
+Score score_on(const std::string& device, const QuantizeOptions& options) {
   const auto backend = make_backend(device, options.threads);
-  const auto model = load_model(folder, *backend, DType::f32, false);
+  const auto model = load_model(options.model, *backend, DType::f32, false);
   const ByteDataset data(options.data, ends_documents(model->config().vocab_size));
-  Scorer scorer(*model, ScoringMethod::basic,
-                std::max<int64_t>(1, 16384 / model->config().context()));
-  Score total;
-  for (const ByteDataset::Document& document : data.documents()) {
-    size_t size = document.bytes;
-    if (options.limit > 0) size = std::min(size, static_cast<size_t>(options.limit - total.bytes));
-    if (size == 0) break;
-    const std::string name = data.files()[document.file].path.string();
-    const MappedFile file(name);
-    if (file.bytes().size() < document.from + document.bytes)
-      fail("{} was shortened while it was in use", name);
-    const std::span part(reinterpret_cast<const uint8_t*>(file.bytes().data()) + document.from,
-                         size);
-    total += scorer.score(name, part, {}, size == document.bytes);
-  }
-  return total;
+  return evaluate(*model, data, data.all(), {.limit = options.limit}).total;
 }
 
 void quantize(const QuantizeOptions& options) {
@@ -75,8 +56,8 @@ void quantize(const QuantizeOptions& options) {
   // form.
   std::optional<Score> single, eight;
   if (!options.data.empty()) {
-    single = score_on("auto", options, options.model);
-    eight = score_on("exact", options, options.model);
+    single = score_on("auto", options);
+    eight = score_on("exact", options);
   }
   fs::create_directories(out);
   save_quantised_model(out, *model, metadata);

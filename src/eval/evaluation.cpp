@@ -39,7 +39,7 @@ Evaluation evaluate(Hierarchy& model, const ByteDataset& data, const ByteRange& 
   };
   Scorer scorer(model, options.method, batch);
   Evaluation result;
-  result.ends = ends_documents(model.config().vocab_size);
+  result.ends = !options.piece && ends_documents(model.config().vocab_size);
   std::optional<MappedFile> file;
   std::optional<size_t> open;
   for (const ByteDataset::Document& document : data.documents()) {
@@ -60,17 +60,20 @@ Evaluation evaluate(Hierarchy& model, const ByteDataset& data, const ByteRange& 
     const std::span text(reinterpret_cast<const uint8_t*>(file->bytes().data()) + document.from +
                              (part.begin - document.begin),
                          part.size());
-    const Score score = scorer.score(
-        name, text,
-        [&](const Score& so_far) {
-          if (!options.on_progress) return;
-          Score done = result.total;
-          done += so_far;
-          options.on_progress(done, bytes, spent());
-        },
-        part.end == document.begin + document.bytes);
-    result.files.back().score += score;
-    result.total += score;
+    const uint64_t piece = options.piece ? options.piece(document.bytes) : text.size();
+    for (uint64_t from = 0; from < text.size(); from += piece) {
+      const Score score = scorer.score(
+          name, text.subspan(from, std::min(piece, text.size() - from)),
+          [&](const Score& so_far) {
+            if (!options.on_progress) return;
+            Score done = result.total;
+            done += so_far;
+            options.on_progress(done, bytes, spent());
+          },
+          !options.piece && part.end == document.begin + document.bytes);
+      result.files.back().score += score;
+      result.total += score;
+    }
     ++result.documents;
     result.words += count_words(text);
   }

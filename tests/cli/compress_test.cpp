@@ -170,5 +170,22 @@ TEST_F(CompressCommand, AnInterruptLeavesNothing) {
   EXPECT_FALSE(fs::exists(folder_ / "long.mbz.tmp"));
 }
 
+TEST_F(CompressCommand, ScoringTellsTheSizeBeforehand) {
+  std::string text;  // several streams
+  while (text.size() < 40000) text += text_;
+  write_file(folder_ / "long", text);
+  run({"compress", folder_ / "long", "-o", folder_ / "long.mbz"});
+  const CommandResult score =
+      run_megabyte({"eval", "--model", folder_ / "model", "--data", folder_ / "long", "--device",
+                    "exact", "--method", "archive", "--json"});
+  ASSERT_EQ(score.exit_code, 0) << score.err;
+  const double bpb = nlohmann::json::parse(score.out).at("bpb");
+  const double coded = bpb * static_cast<double>(text.size()) / 8;
+  const auto archive = static_cast<double>(fs::file_size(folder_ / "long.mbz"));
+  EXPECT_LT(archive, static_cast<double>(text.size()));
+  EXPECT_GE(archive, coded);
+  EXPECT_LE(archive, 1.001 * coded + 160);  // the header and the table
+}
+
 }  // namespace
 }  // namespace megabyte
