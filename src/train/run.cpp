@@ -107,7 +107,8 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
   std::optional<Started> started;
 
   const auto report = [&] {
-    auto [metrics, validate, logged] = *std::exchange(started, std::nullopt);
+    Started ended = *std::exchange(started, std::nullopt);
+    Metrics& metrics = ended.metrics;
     const StepResult step = trainer_.finish();
     check_finite(step, metrics.step, callbacks);
     const double end = now();
@@ -116,8 +117,8 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
     metrics.bytes_per_s =
         static_cast<double>(++line_steps * rows * context) / std::max(end - line_start, 1e-9);
     metrics.seconds = end - start;
-    if (validate) beside_steps([&] { metrics.valid_bpb = trainer_.validate(held_out_); });
-    if (logged) {
+    if (ended.validate) beside_steps([&] { metrics.valid_bpb = trainer_.validate(held_out_); });
+    if (ended.logged) {
       log.write(metrics);
       line_steps = 0;
       line_start = now();
@@ -129,7 +130,7 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
                   .elapsed = state_.elapsed,
                   .seconds_left = seconds_left(progress, start_progress, state_.elapsed - resumed),
                   .total_steps = budget.steps,
-                  .logged = logged});
+                  .logged = ended.logged});
     result.last = metrics;
   };
 
