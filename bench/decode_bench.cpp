@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <memory>
 #include <string>
@@ -240,12 +241,13 @@ void run_preset(const std::string& device, DType compute, const std::string& nam
     models.push_back(std::make_unique<Hierarchy>(config, *backends.back(), compute, false));
     models.back()->parameters().initialize(1);
   }
-  fmt::print("{}, {} times; {}, {} parameters, context {}\n{:>6} {:>12}\n",
+  fmt::print("{}, {} times; {}, {} parameters, context {}\n{:>6} {:>12} {:>16}\n",
              backends.front()->description(), threads, name, parameter_count(config),
-             config.context(), "batch", "KB/s in all");
+             config.context(), "batch", "KB/s in all", "CPU us a byte");
   for (const int64_t batch : batches) {
-    std::vector<double> speeds;
+    std::vector<double> speeds, costs;  // of rounds
     for (int round = 0; round < 3; ++round) {
+      const std::clock_t spent = std::clock();  // by all threads
       const auto begin = std::chrono::steady_clock::now();
       std::vector<std::thread> workers;
       for (int i = 0; i < threads; ++i)
@@ -253,10 +255,13 @@ void run_preset(const std::string& device, DType compute, const std::string& nam
             [&model = *models[static_cast<size_t>(i)], batch] { decode_context(model, batch); });
       for (std::thread& worker : workers) worker.join();
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-      speeds.push_back(static_cast<double>(threads * batch * config.context()) / taken.count());
+      const auto bytes = static_cast<double>(threads * batch * config.context());
+      speeds.push_back(bytes / taken.count());
+      costs.push_back(static_cast<double>(std::clock() - spent) / CLOCKS_PER_SEC / bytes);
     }
     std::sort(speeds.begin(), speeds.end());
-    fmt::print("{:>6} {:>12.1f}\n", batch, speeds[1] * 1e-3);
+    std::sort(costs.begin(), costs.end());
+    fmt::print("{:>6} {:>12.1f} {:>16.2f}\n", batch, speeds[1] * 1e-3, costs[1] * 1e6);
     std::fflush(stdout);
   }
 }

@@ -1,5 +1,6 @@
 #include "ops/host_memory.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <cstring>
@@ -11,13 +12,16 @@
 namespace megabyte {
 
 Buffer allocate_on_host(size_t bytes) {
-  constexpr std::align_val_t alignment{Arena::kAlignment};
+  // Large buffers ask for large pages: products walk them in steps of whole rows.
+  constexpr size_t large = size_t{2} << 20;
+  const std::align_val_t alignment{bytes < large ? Arena::kAlignment : large};
   void* data = ::operator new(bytes, alignment, std::nothrow);
   if (data == nullptr)
     fail("not enough memory: {:.1f} MiB could not be had; use a smaller batch, context or model",
          static_cast<double>(bytes) / 1048576.0);
+  if (bytes >= large) madvise(data, bytes, MADV_HUGEPAGE);
   return {static_cast<std::byte*>(data), bytes,
-          [](std::byte* p) { ::operator delete(p, alignment); }};
+          [alignment](std::byte* p) { ::operator delete(p, alignment); }};
 }
 
 size_t peak_host_memory() {

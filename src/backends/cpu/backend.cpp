@@ -1,17 +1,14 @@
 // The cpu backend: chooses for each operation between oneDNN and the kernels of this folder.
 #include <omp.h>
-#include <sys/mman.h>
 
 #include <cstring>
 #include <map>
-#include <new>
 
 #include "backends/cpu/bf16_products.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/onednn.h"
 #include "backends/cpu/rotary_table.h"
 #include "backends/factories.h"
-#include "base/arena.h"
 #include "hwy/targets.h"
 #include "ops/host_memory.h"
 #include "ops/sampling.h"
@@ -43,18 +40,7 @@ class CpuBackend final : public Backend {
 
   size_t peak_memory() const override { return peak_host_memory(); }
   size_t workspace() const override { return 0; }
-  Buffer allocate(size_t bytes) override {
-    // Large buffers ask for large pages: products walk them in steps of whole rows.
-    constexpr size_t large = size_t{2} << 20;
-    const std::align_val_t alignment{bytes < large ? Arena::kAlignment : large};
-    void* data = ::operator new(bytes, alignment, std::nothrow);
-    if (data == nullptr)
-      fail("not enough memory: {:.1f} MiB could not be had; use a smaller batch, context or model",
-           static_cast<double>(bytes) / 1048576.0);
-    if (bytes >= large) madvise(data, bytes, MADV_HUGEPAGE);
-    return {static_cast<std::byte*>(data), bytes,
-            [alignment](std::byte* p) { ::operator delete(p, alignment); }};
-  }
+  Buffer allocate(size_t bytes) override { return allocate_on_host(bytes); }
   void from_host(const Tensor& dst, const void* src) override {
     std::memcpy(dst.data, src, dst.bytes());
   }
