@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <memory>
 
+#include "backends/exact/kernels.h"
+#include "backends/factories.h"
 #include "base/random.h"
+#include "codec/checksums.h"
 #include "codec/symbols.h"
 #include "support/configs.h"
 #include "support/errors.h"
@@ -105,6 +109,41 @@ TEST(StreamCoder, TheSelfTestDependsOnTheModelAndOnNothingElse) {
   values[3] *= 1.5f;
   a.backend->from_host(weight, values.data());
   EXPECT_NE(self_test(a.model), self_test(b.model));
+}
+
+// A model whose weights are whole numbers of steps: no library's function has a part in them.
+std::unique_ptr<Hierarchy> stepped_model(Backend& backend) {
+  auto model =
+      std::make_unique<Hierarchy>(test::small_config("cross_patch"), backend, DType::f32, false);
+  Random random(6, 0);
+  for_each_parameter(model->config(), [&](const ParameterSpec& spec) {
+    std::vector<float> values(static_cast<size_t>(spec.shape.size()));
+    for (float& x : values) x = static_cast<float>(random.below(255)) / 64 - 127.0f / 64;
+    backend.from_host(model->parameters().master(spec.name), values.data());
+  });
+  model->parameters().refresh_copies();
+  return model;
+}
+
+// The whole way from bytes to an archive's streams: with every instruction set of this machine, and
+// with the compilers and machines of everybody else, too.
+TEST(StreamCoder, WritesTheSameStreamsOnEveryMachine) {
+  std::vector<std::vector<uint8_t>> streams(2);
+  for (size_t i = 0; i < 200; ++i) streams[i % 3 == 0].push_back(static_cast<uint8_t>(i * i));
+  std::vector<std::vector<std::vector<uint8_t>>> coded;
+  for (const exact::Kernels* kernels : exact::available_kernels()) {
+    const auto backend = make_exact_backend(1, kernels->name);
+    const auto model = stepped_model(*backend);
+    StreamCoder coder(*model, 2);
+    coded.push_back(coder.encode(spans(streams)));
+    EXPECT_EQ(decoded(coder, coded.front(), streams), streams) << kernels->name;
+    Sha256 hash;
+    for (const auto& stream : coded.back()) hash.update(stream);
+    hash.update(self_test(*model));
+    EXPECT_EQ(hex(hash.finish()),
+              "b1cc1b6d1b23a2303dc8cb70592d1ea715eb303ab6ff27d7b4035919c2cf6bef")
+        << kernels->name;
+  }
 }
 
 TEST(Symbols, EveryTargetBelongsToOneSymbol) {
