@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--threads", default="0")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        packed, back = os.path.join(folder, "packed"), os.path.join(folder, "back")
+        packed, back = os.path.join(folder, "packed.7z"), os.path.join(folder, "back")  # 7z insists
         for file in options.files:
             print(f"\n{os.path.basename(file)}, {os.path.getsize(file)} bytes:\n")
             print("| | bytes | bits per byte | MB/s in | MB/s out |\n|---|---|---|---|---|", flush=True)
