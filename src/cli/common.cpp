@@ -1,6 +1,7 @@
 #include "cli/common.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <vector>
 
@@ -9,8 +10,10 @@
 namespace megabyte::cli {
 
 void DeviceOptions::add_to(CLI::App& command, const std::string& dtype_help, bool trains) {
-  command.add_option("--device", device, "where to run: auto, cpu, cuda, exact or reference")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda", "exact", "reference"}))
+  std::vector<std::string> devices{"auto", "cpu", "cuda", "reference"};
+  if (!trains) devices.push_back("exact");  // which only runs models forward
+  command.add_option("--device", device, fmt::format("where to run: {}", fmt::join(devices, ", ")))
+      ->check(CLI::IsMember(devices))
       ->capture_default_str();
   command
       .add_option(

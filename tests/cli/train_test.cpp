@@ -188,6 +188,7 @@ TEST(TrainCommand, AnOutThatCannotBe) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.err, HasSubstr("cannot create"));
   EXPECT_EQ(run_megabyte({"train", "--data", folder / "data.txt"}).exit_code, 2);
+  EXPECT_EQ(folder.train("model", {"--device", "exact"}).exit_code, 2);  // it does not train
 }
 
 TEST(TrainCommand, HelpSaysItAll) {
