@@ -89,7 +89,7 @@ int run(const std::string& device, const std::string& dtype, const std::string& 
   backend.use_fp8(fp8);
   Hierarchy model(config, backend, fp8 ? DType::bf16 : dtype_from_name(dtype), true);
   fill(backend, config, model.parameters());
-  Optimizer optimizer(backend, model.parameters());
+  Optimizer optimizer(backend, model.parameters(), {});
   model.prepare({.batch = batch, .length = config.context(), .training = true});
   std::vector<uint16_t> tokens(static_cast<size_t>(batch * config.context()));
   Random random(7, 7);

@@ -69,6 +69,13 @@ void TrainOptions::add_to(CLI::App& command) {
       .add_option("--init-stddev", s.init_stddev,
                   "standard deviation of initial weights (default: the preset's)")
       ->group(group);
+  command
+      .add_option("--init", s.init,
+                  "TENSOR=STDDEV is another one for the tensors with this part in their names, for "
+                  "example from_parent=0.002 or stages.1.embed=0.1 (repeatable; default: the "
+                  "preset's)")
+      ->take_all()
+      ->group(group);
 
   group = "Budget (one of them; default 10 minutes)";
   auto* steps = command.add_option("--steps", s.steps, "steps in all")
@@ -106,6 +113,12 @@ void TrainOptions::add_to(CLI::App& command) {
       ->group(group);
   command.add_option("--final-lr", s.final_lr, "learning rate at the end, as a fraction of --lr")
       ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--stage-lr", s.stage_lr,
+                  "factors of --lr for the stages, coarsest first, for example 1,2 (default: the "
+                  "preset's)")
+      ->delimiter(',')
       ->group(group);
   command
       .add_option("--weight-decay", s.weight_decay,

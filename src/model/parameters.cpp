@@ -1,6 +1,7 @@
 #include "model/parameters.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <deque>
 #include <future>
@@ -41,6 +42,10 @@ float truncated_normal(Random& random, double stddev) {
   do x = random.normal();
   while (std::abs(x) > 2);
   return static_cast<float>(stddev * x);
+}
+
+bool is_drawn(ParameterKind kind) {
+  return kind != ParameterKind::norm_weight && kind != ParameterKind::bias;
 }
 
 // Initial values of one tensor (docs/training.md).
@@ -125,10 +130,14 @@ Parameters::Parameters(const Config& config, Backend& backend, DType compute, bo
     for (size_t i = 0; i < specs_.size(); ++i) {
       if (specs_[i].decayed() != decayed) continue;
       places_[specs_[i].name] = {size, i};
-      size += aligned(specs_[i].shape.size());
+      const int stage = specs_[i].stage < 0 ? config.stage_count() - 1 : specs_[i].stage;
+      if (groups_.empty() || groups_.back().decayed != decayed || groups_.back().stage != stage)
+        groups_.push_back({size, 0, decayed, stage});
+      const int64_t elements = aligned(specs_[i].shape.size());
+      groups_.back().count += elements;
+      size += elements;
       count_ += specs_[i].shape.size();
     }
-    if (decayed) decayed_size_ = size;
   }
   const DType master = master_dtype(compute);
   const auto plan = [&](Arena& arena) {
@@ -161,13 +170,42 @@ Weight Parameters::operator[](const std::string& name) const {
           gradients_ ? view(gradients_, name) : Tensor{}};
 }
 
-void Parameters::initialize(uint64_t seed, double stddev) {
+InitialScale parse_initial_scale(const std::string& text) {
+  const size_t equals = text.find('=');
+  const char* const end = text.data() + text.size();
+  double stddev = -1;
+  if (equals != std::string::npos && equals > 0 &&
+      std::from_chars(text.data() + equals + 1, end, stddev).ptr == end && stddev >= 0 &&
+      std::isfinite(stddev))
+    return {text.substr(0, equals), stddev};
+  throw UsageError(fmt::format(
+      "--init {}: write TENSOR=STDDEV, for example from_parent=0.002; a deviation is 0 or more",
+      text));
+}
+
+void Parameters::initialize(uint64_t seed, double stddev, const std::vector<InitialScale>& scales) {
+  std::vector<double> deviations(specs_.size(), stddev);
+  for (const InitialScale& scale : scales) {
+    bool found = false;
+    for (size_t i = 0; i < specs_.size(); ++i) {
+      if (!is_drawn(specs_[i].kind) ||
+          ("." + specs_[i].name + ".").find("." + scale.tensor + ".") == std::string::npos)
+        continue;
+      deviations[i] = scale.stddev;
+      found = true;
+    }
+    if (!found)
+      throw UsageError(fmt::format(
+          "--init {}={}: no tensor of this model that is drawn has this in its name; docs/model.md "
+          "names them",
+          scale.tensor, scale.stddev));
+  }
   // Every tensor has its own stream of random numbers, so a few are drawn at once.
   const size_t at_once = std::clamp(std::thread::hardware_concurrency(), 1u, 16u);
   std::deque<std::future<std::vector<float>>> coming;
   for (size_t i = 0, next = 0; i < specs_.size(); ++i) {
     for (; next < specs_.size() && coming.size() < at_once; ++next)
-      coming.push_back(std::async(std::launch::async, [this, seed, next, stddev] {
+      coming.push_back(std::async(std::launch::async, [this, seed, next, stddev = deviations[next]] {
         return initial_values(specs_[next], seed, next, stddev);
       }));
     const std::vector<float> values = coming.front().get();

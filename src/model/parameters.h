@@ -43,6 +43,14 @@ struct Weight {
   Tensor grad;
 };
 
+// Initial values of some tensors from another distribution than the model's: `tensor` is whole parts
+// of their names ("from_parent", "stages.1.embed").
+struct InitialScale {
+  std::string tensor;
+  double stddev;  // 0 or more
+};
+InitialScale parse_initial_scale(const std::string& text);  // "from_parent=0.002", or UsageError
+
 class Parameters {
  public:
   static constexpr int64_t kAlignment = 64;  // elements
@@ -56,18 +64,28 @@ class Parameters {
   Weight operator[](const std::string& name) const;  // what layers bind; Error if unknown
   Tensor master(const std::string& name) const;      // the master values, master dtype
 
-  // Flat tensors. Decayed ones are the first decayed_size() elements.
+  // Flat tensors, decayed ones first.
   Tensor values() const { return values_; }  // masters
   Tensor copies() const {
     return copies_;
   }  // in the compute dtype; none if that is the master dtype
   Tensor gradients() const { return gradients_; }  // none without gradients
-  int64_t decayed_size() const { return decayed_size_; }
+  // Runs of neighbouring elements that are updated alike: of one stage (the head is the finest
+  // one's), and all decayed or none.
+  struct Group {
+    int64_t begin, count;
+    bool decayed;
+    int stage;
+  };
+  const std::vector<Group>& groups() const { return groups_; }
   // A named view into a flat tensor laid out like values() (a moment, say).
   Tensor view(const Tensor& flat, const std::string& name) const;
 
   // Draws initial values (defaults of docs/training.md) from `seed`, the same on every backend.
-  void initialize(uint64_t seed, double stddev = 0.02);
+  // Where several of `scales` name a tensor, the last counts; UsageError if one names none that is
+  // drawn.
+  void initialize(uint64_t seed, double stddev = 0.02,
+                  const std::vector<InitialScale>& scales = {});
   // Refreshes copies() after masters were written from outside.
   void refresh_copies();
 
@@ -80,7 +98,8 @@ class Parameters {
   DType compute_;
   std::vector<ParameterSpec> specs_;
   std::unordered_map<std::string, Place> places_;
-  int64_t count_ = 0, decayed_size_ = 0;
+  std::vector<Group> groups_;
+  int64_t count_ = 0;
   Buffer buffer_;
   Tensor values_, copies_, gradients_;
 };

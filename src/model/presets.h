@@ -17,7 +17,9 @@ struct Preset {
   double learning_rate;
   int64_t warmup_steps;
   double init_stddev = 0.02;
+  std::vector<std::string> init = {};  // other deviations, "from_parent=0.002"
   double dropout = 0;
+  std::vector<double> stage_lr = {};  // factors of learning_rate, coarsest stage first
 };
 
 const std::vector<Preset>& presets();

@@ -1,6 +1,8 @@
-// AdamW over the flat buffers of a model's parameters: one call for the decayed tensors, one for
-// the others.
+// AdamW over the flat buffers of a model's parameters: one call for each run of tensors that are
+// updated alike.
 #pragma once
+
+#include <vector>
 
 #include "model/parameters.h"
 #include "ops/ops.h"
@@ -9,7 +11,8 @@ namespace megabyte {
 
 class Optimizer {
  public:
-  Optimizer(Backend& backend, const Parameters& parameters);
+  // stage_lr: factors of the learning rate, coarsest stage first; 1 for stages beyond its end.
+  Optimizer(Backend& backend, const Parameters& parameters, const std::vector<double>& stage_lr);
 
   // One step with the gradients as they are. Changes nothing when their norm is not finite.
   void update(const AdamwStep& step);
@@ -23,6 +26,13 @@ class Optimizer {
   const Parameters& parameters_;
   Buffer buffer_;
   Tensor m_, v_, norm_sq_;
+
+  struct Part {  // neighbouring elements with one rate and one decay
+    int64_t begin, count;
+    bool decayed;
+    double lr;  // factor
+  };
+  std::vector<Part> parts_;
 };
 
 }  // namespace megabyte

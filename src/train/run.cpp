@@ -34,7 +34,8 @@ TrainingModel::TrainingModel(const std::filesystem::path& folder, const Training
     load_tensors(folder, model_, trainer_.optimizer());
     finish_commit(folder, state, model_);
   } else {
-    model_.parameters().initialize(state.settings.seed, state.settings.init_stddev);
+    model_.parameters().initialize(state.settings.seed, state.settings.init_stddev,
+                                    state.settings.initial_scales());
   }
 }
 

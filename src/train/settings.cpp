@@ -1,5 +1,6 @@
 #include "train/settings.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -20,13 +21,21 @@ Schedule TrainSettings::learning_rate() const {
           .final_fraction = final_lr};
 }
 
+std::vector<InitialScale> TrainSettings::initial_scales() const {
+  std::vector<InitialScale> scales;
+  for (const std::string& scale : init) scales.push_back(parse_initial_scale(scale));
+  return scales;
+}
+
 TrainSettings settings_of(const Preset& preset) {
   TrainSettings settings;
   settings.batch = preset.batch;
   settings.lr = preset.learning_rate;
   settings.warmup = preset.warmup_steps;
   settings.warmup_limit = 0.1;
+  settings.stage_lr = preset.stage_lr;
   settings.init_stddev = preset.init_stddev;
+  settings.init = preset.init;
   settings.dropout = preset.dropout;
   return settings;
 }
@@ -61,6 +70,8 @@ void validate(const TrainSettings& s) {
           "--micro-batch must divide the rows of a step (--batch times --accumulate)");
   require(s.lr > 0, "--lr must be above 0");
   require(s.final_lr >= 0 && s.final_lr <= 1, "--final-lr is a fraction of --lr, from 0 to 1");
+  require(std::all_of(s.stage_lr.begin(), s.stage_lr.end(), [](double x) { return x > 0; }),
+          "--stage-lr are factors of --lr, above 0");
   require(s.warmup >= 0, "--warmup must not be negative");
   require(s.weight_decay >= 0, "--weight-decay must not be negative");
   require(s.beta1 >= 0 && s.beta1 < 1, "--beta1 must be in [0, 1)");
@@ -68,6 +79,7 @@ void validate(const TrainSettings& s) {
   require(s.eps > 0, "--eps must be above 0");
   require(s.clip >= 0, "--clip must not be negative (0 turns clipping off)");
   require(s.dropout >= 0 && s.dropout < 1, "--dropout must be in [0, 1)");
+  for (const std::string& scale : s.init) parse_initial_scale(scale);
   require(s.init_stddev > 0, "--init-stddev must be above 0");
   require((s.steps > 0) + (s.bytes > 0) + (s.minutes > 0) == 1,
           "give the length of the run as one of --steps, --bytes and --minutes, above 0");

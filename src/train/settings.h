@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "model/parameters.h"
 #include "model/presets.h"
 #include "train/schedule.h"
 
@@ -22,6 +23,7 @@ struct TrainSettings {
   int64_t micro_batch = 0;  // rows that go through the model at once; 0: the batch
   std::string schedule = "cosine";
   double final_lr = 0;  // fraction of lr at the end
+  std::vector<double> stage_lr;  // factors of lr, coarsest stage first; 1 where none is given
   int64_t warmup = 100;
   double warmup_limit = 1;
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.98, eps = 1e-8;
@@ -29,6 +31,7 @@ struct TrainSettings {
   double dropout = 0;
   uint64_t seed = 1;
   double init_stddev = 0.02;
+  std::vector<std::string> init;  // TENSOR=STDDEV: other deviations (InitialScale)
   // Of the computation: an element type, or "fp8" for bf16 with products in fp8. Empty until it is
   // chosen.
   std::string dtype;
@@ -50,6 +53,7 @@ struct TrainSettings {
   int64_t rows_at_once() const { return micro_batch > 0 ? micro_batch : batch; }
   Budget budget(int64_t context) const;  // bytes are rounded up to whole steps
   Schedule learning_rate() const;
+  std::vector<InitialScale> initial_scales() const;
 };
 
 // Visits (name, member, fixed): `name` is the option's without "--"; a fixed one may not change
@@ -65,6 +69,7 @@ void for_each_setting(Visit&& visit) {
   visit("micro-batch", &T::micro_batch, true);
   visit("schedule", &T::schedule, true);
   visit("final-lr", &T::final_lr, true);
+  visit("stage-lr", &T::stage_lr, true);
   visit("warmup", &T::warmup, true);
   visit("warmup-limit", &T::warmup_limit, false);
   visit("weight-decay", &T::weight_decay, true);
@@ -75,6 +80,7 @@ void for_each_setting(Visit&& visit) {
   visit("dropout", &T::dropout, true);
   visit("seed", &T::seed, true);
   visit("init-stddev", &T::init_stddev, true);
+  visit("init", &T::init, true);
   visit("dtype", &T::dtype, true);
   visit("steps", &T::steps, false);
   visit("bytes", &T::bytes, false);

@@ -13,7 +13,7 @@ Trainer::Trainer(Hierarchy& model, const TrainSettings& settings)
             .length = model.config().context(),
             .training = true,
             .checkpoint = settings.checkpoint_activations},
-      optimizer_(model.backend(), model.parameters()) {
+      optimizer_(model.backend(), model.parameters(), settings.stage_lr) {
   model_.prepare(plan_);
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "model/hierarchy.h"
@@ -16,14 +17,61 @@ TEST(Parameters, DecayedTensorsComeFirstAndNothingOverlaps) {
     const Parameters p(config, *backend, DType::f32, true);
     EXPECT_EQ(p.count(), parameter_count(config)) << name;
     std::vector<int> owners(static_cast<size_t>(p.values().size()), 0);
+    std::vector<Parameters::Group> group_of(owners.size());
+    int64_t end = 0;
+    for (const Parameters::Group& group : p.groups()) {
+      EXPECT_EQ(group.begin, end) << name;
+      end += group.count;
+      std::fill(group_of.begin() + group.begin, group_of.begin() + end, group);
+    }
+    EXPECT_EQ(end, p.values().size()) << name;
+    EXPECT_TRUE(std::is_partitioned(p.groups().begin(), p.groups().end(),
+                                    [](const auto& group) { return group.decayed; }))
+        << name;
     for (const ParameterSpec& spec : p.specs()) {
       const int64_t offset = p.master(spec.name).as<float>() - p.values().as<float>();
-      EXPECT_EQ(spec.decayed(), offset < p.decayed_size()) << name << " " << spec.name;
+      const Parameters::Group& group = group_of[static_cast<size_t>(offset)];
+      EXPECT_EQ(spec.decayed(), group.decayed) << name << " " << spec.name;
+      EXPECT_EQ(spec.stage < 0 ? config.stage_count() - 1 : spec.stage, group.stage)
+          << name << " " << spec.name;
       EXPECT_EQ(offset % Parameters::kAlignment, 0);
       for (int64_t i = 0; i < spec.shape.size(); ++i) ++owners[static_cast<size_t>(offset + i)];
     }
     EXPECT_LE(*std::max_element(owners.begin(), owners.end()), 1) << name;
   }
+}
+
+double rms_of(const Parameters& p, const std::string& name) {
+  const Tensor t = p.master(name);
+  double squares = 0;
+  for (int64_t i = 0; i < t.size(); ++i) squares += std::pow(t.as<float>()[i], 2);
+  return std::sqrt(squares / static_cast<double>(t.size()));
+}
+
+TEST(Parameters, SomeTensorsStartFromScalesOfTheirOwn) {
+  const Config config = test::small_configs().front().config;
+  auto backend = make_backend("reference");
+  Parameters plain(config, *backend, DType::f32, false), own(config, *backend, DType::f32, false);
+  plain.initialize(3, 0.02);
+  own.initialize(3, 0.02, {{"embed", 0.1}, {"stages.1.embed", 0.3}, {"from_parent", 0}});
+  for (const ParameterSpec& spec : own.specs()) {
+    double factor = 1;
+    if (spec.name == "stages.0.embed.weight") factor = 5;
+    if (spec.name == "stages.1.embed.weight") factor = 15;
+    if (spec.name == "stages.1.from_parent.weight") factor = 0;
+    EXPECT_NEAR(rms_of(own, spec.name), factor * rms_of(plain, spec.name), 1e-5) << spec.name;
+  }
+}
+
+TEST(Parameters, ScalesThatMakeNoSenseAreUsageErrors) {
+  EXPECT_EQ(parse_initial_scale("from_parent=2e-3").tensor, "from_parent");
+  EXPECT_EQ(parse_initial_scale("from_parent=2e-3").stddev, 2e-3);
+  for (const char* text : {"", "embed", "=1", "embed=", "embed=-1", "embed=1x", "embed=nan"})
+    EXPECT_THROW(parse_initial_scale(text), UsageError) << text;
+  auto backend = make_backend("reference");
+  Parameters p(test::small_configs().front().config, *backend, DType::f32, false);
+  for (const char* name : {"from_child", "mbed", "norm1", "stages.7.embed"})  // norms are ones
+    EXPECT_THROW(p.initialize(3, 0.02, {{name, 0.1}}), UsageError) << name;
 }
 
 TEST(Parameters, InitialValuesAreThoseThatTheDocumentationNames) {

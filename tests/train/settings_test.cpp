@@ -15,6 +15,8 @@ TEST(TrainSettings, GoThroughJsonExactly) {
   settings.data = {"a b", "c\"d"};
   settings.batch = 7;
   settings.lr = 0.1 + 0.2;
+  settings.stage_lr = {1, 1.0 / 3};
+  settings.init = {"embed=0.1"};
   settings.seed = ~uint64_t{0};
   settings.minutes = 1.0 / 3;
   settings.checkpoint_activations = true;
@@ -75,6 +77,8 @@ TEST(TrainSettings, SenselessValuesNameTheirOption) {
   EXPECT_THAT(message([](S& s) { s.micro_batch = 3; }), HasSubstr("--micro-batch"));
   EXPECT_THAT(message([](S& s) { s.lr = -1; }), HasSubstr("--lr"));
   EXPECT_THAT(message([](S& s) { s.final_lr = 2; }), HasSubstr("--final-lr"));
+  EXPECT_THAT(message([](S& s) { s.init = {"embed"}; }), HasSubstr("--init embed"));
+  EXPECT_THAT(message([](S& s) { s.stage_lr = {1, 0}; }), HasSubstr("--stage-lr"));
   EXPECT_THAT(message([](S& s) { s.beta1 = 1; }), HasSubstr("--beta1"));
   EXPECT_THAT(message([](S& s) { s.beta2 = -1; }), HasSubstr("--beta2"));
   EXPECT_THAT(message([](S& s) { s.dropout = 1; }), HasSubstr("--dropout"));

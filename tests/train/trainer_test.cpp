@@ -186,6 +186,29 @@ TEST(Trainer, DecaysMatricesOnly) {
   }
 }
 
+TEST(Trainer, StagesHaveRatesOfTheirOwn) {
+  TrainSettings settings = eight_rows();
+  settings.weight_decay = 0;
+  const Training start(settings);
+  Training one(settings);
+  settings.stage_lr = {0.5, 2};
+  Training own(settings);
+  one.step(0);
+  own.step(0);
+  const auto values = [](const Training& training, const ParameterSpec& spec) {
+    std::vector<double> out(static_cast<size_t>(spec.shape.size()));
+    training.backend->to_host(out.data(), training.model.parameters().master(spec.name));
+    return out;
+  };
+  for (const ParameterSpec& spec : start.model.parameters().specs()) {
+    const std::vector<double> before = values(start, spec), a = values(one, spec),
+                              b = values(own, spec);
+    for (size_t i = 0; i < a.size(); ++i)
+      ASSERT_NEAR(b[i] - before[i], (spec.stage == 0 ? 0.5 : 2) * (a[i] - before[i]), 1e-12)
+          << spec.name;
+  }
+}
+
 TEST(Trainer, StartedStepsGiveTheSameAsStepsOneByOne) {
   Training one_by_one(eight_rows()), ahead(eight_rows());
   std::vector<double> expected, got;
