@@ -170,6 +170,11 @@ Weight Parameters::operator[](const std::string& name) const {
           gradients_ ? view(gradients_, name) : Tensor{}};
 }
 
+bool InitialScale::applies_to(const ParameterSpec& spec) const {
+  return is_drawn(spec.kind) &&
+         fmt::format(".{}.", spec.name).find(fmt::format(".{}.", tensor)) != std::string::npos;
+}
+
 InitialScale parse_initial_scale(const std::string& text) {
   const size_t equals = text.find('=');
   const char* const end = text.data() + text.size();
@@ -188,9 +193,7 @@ void Parameters::initialize(uint64_t seed, double stddev, const std::vector<Init
   for (const InitialScale& scale : scales) {
     bool found = false;
     for (size_t i = 0; i < specs_.size(); ++i) {
-      if (!is_drawn(specs_[i].kind) ||
-          ("." + specs_[i].name + ".").find("." + scale.tensor + ".") == std::string::npos)
-        continue;
+      if (!scale.applies_to(specs_[i])) continue;
       deviations[i] = scale.stddev;
       found = true;
     }
@@ -205,9 +208,10 @@ void Parameters::initialize(uint64_t seed, double stddev, const std::vector<Init
   std::deque<std::future<std::vector<float>>> coming;
   for (size_t i = 0, next = 0; i < specs_.size(); ++i) {
     for (; next < specs_.size() && coming.size() < at_once; ++next)
-      coming.push_back(std::async(std::launch::async, [this, seed, next, stddev = deviations[next]] {
-        return initial_values(specs_[next], seed, next, stddev);
-      }));
+      coming.push_back(
+          std::async(std::launch::async, [this, seed, next, stddev = deviations[next]] {
+            return initial_values(specs_[next], seed, next, stddev);
+          }));
     const std::vector<float> values = coming.front().get();
     coming.pop_front();
     const Tensor target = master(specs_[i].name);

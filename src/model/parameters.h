@@ -43,11 +43,12 @@ struct Weight {
   Tensor grad;
 };
 
-// Initial values of some tensors from another distribution than the model's: `tensor` is whole parts
-// of their names ("from_parent", "stages.1.embed").
+// Initial values of some tensors from another distribution than the model's: `tensor` is whole
+// parts of their names ("from_parent", "stages.1.embed").
 struct InitialScale {
   std::string tensor;
-  double stddev;  // 0 or more
+  double stddev;                                     // 0 or more
+  bool applies_to(const ParameterSpec& spec) const;  // never to norms and biases
 };
 InitialScale parse_initial_scale(const std::string& text);  // "from_parent=0.002", or UsageError
 

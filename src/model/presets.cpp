@@ -69,6 +69,29 @@ std::vector<Preset> make_presets() {
                                stage(128, 512, 6, 8, learned), stage(8, 256, 4, 4, learned), 8,
                                6e-4));
 
+  // The two that docs/results.md compares, each with the settings it was best with there.
+  Preset hourglass{.name = "hourglass",
+                   .description =
+                       "120M parameters, 44M a byte: blocks before and after the global "
+                       "ones, context 4096, patches of 4",
+                   .config = {.stages = {stage(1024, 1024, 8, 16, Positions::rotary),
+                                         stage(4, 512, 3, 8, Positions::rotary)}},
+                   .batch = 8,
+                   .learning_rate = 1e-3,
+                   .warmup_steps = 200,
+                   .init_stddev = 0.04,
+                   .init = {"from_parent=0.003"}};
+  hourglass.config.stages[1].cross_patch = 60;
+  hourglass.config.stages[1].encoder_layers = 3;
+  all.push_back(hourglass);
+  all.push_back({.name = "hourglass-transformer",
+                 .description = "its byte Transformer: as many operations a byte, context 1024",
+                 .config = {.stages = {stage(1024, 512, 14, 8, Positions::rotary)}},
+                 .batch = 32,
+                 .learning_rate = 2e-3,
+                 .warmup_steps = 200,
+                 .init_stddev = 0.04});
+
   all.push_back(paper("paper-text",
                       "the paper's text model (it says 758M + 262M, we count 707M + 227M), context "
                       "8192, patches of 8",

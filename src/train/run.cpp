@@ -35,7 +35,7 @@ TrainingModel::TrainingModel(const std::filesystem::path& folder, const Training
     finish_commit(folder, state, model_);
   } else {
     model_.parameters().initialize(state.settings.seed, state.settings.init_stddev,
-                                    state.settings.initial_scales());
+                                   state.settings.initial_scales());
   }
 }
 

@@ -22,7 +22,7 @@ struct TrainSettings {
   int64_t accumulate = 1;   // batches whose gradients one step adds up
   int64_t micro_batch = 0;  // rows that go through the model at once; 0: the batch
   std::string schedule = "cosine";
-  double final_lr = 0;  // fraction of lr at the end
+  double final_lr = 0;           // fraction of lr at the end
   std::vector<double> stage_lr;  // factors of lr, coarsest stage first; 1 where none is given
   int64_t warmup = 100;
   double warmup_limit = 1;

@@ -25,9 +25,9 @@ TEST(Parameters, DecayedTensorsComeFirstAndNothingOverlaps) {
       std::fill(group_of.begin() + group.begin, group_of.begin() + end, group);
     }
     EXPECT_EQ(end, p.values().size()) << name;
-    EXPECT_TRUE(std::is_partitioned(p.groups().begin(), p.groups().end(),
-                                    [](const auto& group) { return group.decayed; }))
-        << name;
+    EXPECT_TRUE(std::is_partitioned(p.groups().begin(), p.groups().end(), [](const auto& group) {
+      return group.decayed;
+    })) << name;
     for (const ParameterSpec& spec : p.specs()) {
       const int64_t offset = p.master(spec.name).as<float>() - p.values().as<float>();
       const Parameters::Group& group = group_of[static_cast<size_t>(offset)];

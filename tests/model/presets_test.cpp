@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "model/cost.h"
 #include "model/parameters.h"
 #include "support/errors.h"
 
@@ -30,6 +31,14 @@ TEST(PresetsTest, AllAreModels) {
     EXPECT_GE(preset.batch, 1);
     EXPECT_GT(preset.learning_rate, 0);
     EXPECT_EQ(&find_preset(preset.name), &preset);
+    EXPECT_LE(preset.stage_lr.size(), preset.config.stages.size());
+    for (const std::string& scale : preset.init) {
+      bool found = false;
+      for_each_parameter(preset.config, [&](const ParameterSpec& spec) {
+        found = found || parse_initial_scale(scale).applies_to(spec);
+      });
+      EXPECT_TRUE(found) << preset.name << " " << scale;
+    }
   }
 }
 
@@ -41,6 +50,14 @@ TEST(PresetsTest, EveryPaperModelHasItsCounterparts) {
     EXPECT_EQ(find_preset(base + "-transformer").config.stage_count(), 1);
     EXPECT_EQ(find_preset(base + "-perceiver").config.latents, 1024);
   }
+}
+
+TEST(PresetsTest, TheHourglassAndItsTransformerCostAsMuchAByte) {
+  const auto flops = [](const char* name) {
+    const Config& config = find_preset(name).config;
+    return count_cost(config, config.context()).training(false);
+  };
+  EXPECT_NEAR(flops("hourglass") / flops("hourglass-transformer"), 0.9, 0.1);
 }
 
 TEST(PresetsTest, SizesOfThePaper) {
