@@ -24,16 +24,21 @@ double product_ceiling(Backend& backend, DType type, int64_t n, double seconds) 
   backend.from_host(source, values.data());
   backend.convert(source, x);
   backend.convert(source, w);
-  double best = 0;  // seconds of one product; the first warms up
-  const Clock::time_point start = Clock::now();
-  for (int run = 0;
-       run < 3 || std::chrono::duration<double>(Clock::now() - start).count() < seconds; ++run) {
+  // Seconds of a product, of `count` on which one waits together.
+  const auto time = [&](int count) {
     const Clock::time_point before = Clock::now();
-    backend.linear_forward(x, w, {}, Activation::none, {}, y);
+    for (int i = 0; i < count; ++i) backend.linear_forward(x, w, {}, Activation::none, {}, y);
     backend.synchronize();
-    const double spent = std::chrono::duration<double>(Clock::now() - before).count();
-    best = run < 2 ? spent : std::min(best, spent);
-  }
+    return std::chrono::duration<double>(Clock::now() - before).count() / count;
+  };
+  time(1);  // warms up
+  // A device's products are over sooner than a wait for one of them.
+  constexpr double kWorthWaiting = 2e-3;
+  const int count = static_cast<int>(std::clamp(kWorthWaiting / time(1), 1.0, 100.0));
+  double best = time(count);
+  const Clock::time_point start = Clock::now();
+  while (std::chrono::duration<double>(Clock::now() - start).count() < seconds)
+    best = std::min(best, time(count));
   const auto size = static_cast<double>(n);
   return 2 * size * size * size / best;
 }

@@ -116,8 +116,9 @@ void train(const TrainOptions& options) {
                                         : Verbosity::normal);
   if (!options.quiet && !options.json && backend->name() != "reference") {
     const Cost cost = count_cost(state.config, state.config.context());
-    progress.set_peak(cost.training_of_read(settings.checkpoint_activations),
-                      product_ceiling(*backend, compute, 1024, 0.05));
+    progress.set_peak(
+        cost.training_of_read(settings.checkpoint_activations),
+        product_ceiling(*backend, compute, backend->asynchronous() ? 4096 : 1024, 0.05));
   }
   const RunResult result =
       run.run({.on_step = [&](const Metrics& metrics,
