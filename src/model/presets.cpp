@@ -73,7 +73,7 @@ std::vector<Preset> make_presets() {
   Preset hourglass{.name = "hourglass",
                    .description =
                        "120M parameters, 44M a byte: blocks before and after the global "
-                       "ones, context 4096, patches of 4",
+                       "ones, context 4096, patches of 4, a window of 1020 bytes before each",
                    .config = {.stages = {stage(1024, 1024, 8, 16, Positions::rotary),
                                          stage(4, 512, 3, 8, Positions::rotary)}},
                    .batch = 8,
@@ -81,7 +81,7 @@ std::vector<Preset> make_presets() {
                    .warmup_steps = 200,
                    .init_stddev = 0.04,
                    .init = {"from_parent=0.003"}};
-  hourglass.config.stages[1].cross_patch = 60;
+  hourglass.config.stages[1].cross_patch = 1020;
   hourglass.config.stages[1].encoder_layers = 3;
   all.push_back(hourglass);
   all.push_back({.name = "hourglass-transformer",
