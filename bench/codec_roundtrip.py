@@ -5,8 +5,8 @@
 
 Takes so many files from the folders, evenly from the sorted list of those that are not larger than
 --largest, and makes the awkward ones itself: empty, single bytes, zeros, random bytes, lengths
-around a stream's. Every archive must decode to the same bytes, be verified, and be no longer than
-the file by more than 64 bytes and 0.1%. Exit code 1 if any is.
+around a stream's. Every archive must decode to the same bytes, and be no longer than the file by
+more than 64 bytes and 0.1%. Exit code 1 if any is.
 """
 import argparse
 import collections

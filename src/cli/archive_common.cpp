@@ -5,12 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 
 #include "base/error.h"
 #include "cli/numbers.h"
-#include "cli/train_progress.h"
+#include "cli/stop_signals.h"
 #include "model/files.h"
 
 namespace megabyte::cli {
@@ -18,15 +17,6 @@ namespace megabyte::cli {
 namespace fs = std::filesystem;
 
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-
-void end_on_interrupt() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
-}
 
 std::vector<uint8_t> read_stdin() {
   std::vector<uint8_t> bytes;
@@ -69,7 +59,7 @@ OutputBytes::OutputBytes(const std::string& file, bool force) {
   if (file == "-") return;
   if (!force && fs::exists(file))
     fail("{} exists already: choose another name with -o, or --force", file);
-  end_on_interrupt();
+  catch_stop_signals();
   file_.emplace(file);
 }
 
@@ -85,6 +75,10 @@ void OutputBytes::write(Bytes bytes) {
 
 void OutputBytes::commit() {
   if (file_) file_->commit();
+}
+
+void add_archive_file(CLI::App& command, std::string& file) {
+  command.add_option("file", file, "an archive of 'megabyte compress'; - is stdin")->required();
 }
 
 void ArchiveOptions::add_to(CLI::App& command) {
@@ -116,7 +110,7 @@ double ArchiveProgress::seconds() const {
 }
 
 void ArchiveProgress::operator()(uint64_t done) {
-  if (interrupted) fail("interrupted: no file was written");
+  if (stop_requested()) fail("interrupted: no file was written");
   if (!line_.due() || done == 0) return;
   const double rate = static_cast<double>(done) / seconds();
   const auto all = static_cast<double>(std::max(bytes_, done));

@@ -47,6 +47,9 @@ class OutputBytes {
   std::optional<AtomicFile> file_;  // none: stdout
 };
 
+// The archive that a command reads, its first argument.
+void add_archive_file(CLI::App& command, std::string& file);
+
 // --model and --threads.
 struct ArchiveOptions {
   std::string model;

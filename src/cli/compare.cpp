@@ -144,10 +144,8 @@ std::optional<EntryResult> finished_result(const CompareOptions& options, const 
   const fs::path file = result_file(options, entry);
   if (!fs::exists(file)) return std::nullopt;
   const MappedFile mapped(file);
-  const std::string_view text(reinterpret_cast<const char*>(mapped.bytes().data()),
-                              mapped.bytes().size());
   try {
-    EntryResult result = parse_entry_result(parse_json(text, file.string()));
+    EntryResult result = parse_entry_result(parse_json(mapped.text(), file.string()));
     result.label = entry.label;
     return result;
   } catch (const nlohmann::json::exception&) {
@@ -320,8 +318,7 @@ void compare(const CompareOptions& options) {
     write_comparison(out, request.plan, request.budget, states);
   }
   if (options.json)
-    fmt::print("{}\n", comparison_json(request.plan, request.budget, states)
-                           .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", to_text(comparison_json(request.plan, request.budget, states)));
   else if (!options.quiet)
     print_scores(states);
   if (stop_requested()) {

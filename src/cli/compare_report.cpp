@@ -9,8 +9,8 @@
 #include <set>
 
 #include "cli/numbers.h"
-#include "cli/train_progress.h"
 #include "io/atomic_file.h"
+#include "io/json.h"
 #include "plot/line_chart.h"
 
 namespace megabyte::cli {
@@ -193,9 +193,7 @@ void write_comparison(const std::filesystem::path& folder, const Plan& plan,
     write_file_atomically(folder / each.file, plot(each, plan, entries));
   write_file_atomically(folder / "comparison.md", comparison_markdown(plan, budget, entries));
   write_file_atomically(folder / "comparison.json",
-                        comparison_json(plan, budget, entries)
-                                .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
-                            "\n");
+                        to_text(comparison_json(plan, budget, entries)) + "\n");
 }
 
 }  // namespace megabyte::cli

@@ -66,17 +66,13 @@ void save_request(const fs::path& folder, const CompareRequest& request) {
                           {"dtype", request.dtype},
                           {"plan_name", request.plan.name},
                           {"plan", request.plan.source}};
-  write_file_atomically(folder / kFile,
-                        json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_file_atomically(folder / kFile, to_text(json) + "\n");
 }
 
 CompareRequest load_request(const fs::path& folder) {
   const fs::path file = folder / kFile;
   const MappedFile mapped(file);
-  const std::string_view text(reinterpret_cast<const char*>(mapped.bytes().data()),
-                              mapped.bytes().size());
-  parse_json(text, file.string());
-  const ordered_json json = ordered_json::parse(text);
+  const ordered_json json = parse_ordered_json(mapped.text(), file.string());
   CompareRequest request;
   try {
     json.at("data").get_to(request.data);

@@ -14,6 +14,7 @@
 #include "cli/terminal_line.h"
 #include "convert/data_writer.h"
 #include "data/paths.h"
+#include "io/json.h"
 #include "io/mapped_file.h"
 
 namespace megabyte::cli {
@@ -91,7 +92,7 @@ void print_summary(const GatherOptions& options, const Manifest& manifest, const
                             {"bytes", manifest.bytes},
                             {"files", manifest.items.size()},
                             {"skipped", std::move(skipped)}};
-    fmt::print("{}\n", json.dump(2, ' ', false, ordered_json::error_handler_t::replace));
+    fmt::print("{}\n", to_text(json));
     return;
   }
   fmt::print("{}: {} from {}, {}; the manifest is {}\n", options.out, made,

@@ -58,8 +58,7 @@ std::string default_output(const DecompressCommand& command) {
 // Decodes [from, to) into `sink`; gives the seconds that it took.
 double decode(const Archive& archive, const std::string& name, uint64_t from, uint64_t to,
               const ArchiveOptions& options, const ArchiveWriter::Sink& sink) {
-  const uint64_t length = archive.header().stream_bytes();
-  const uint64_t streams = from == to ? 0 : (to - 1) / length - from / length + 1;
+  const uint64_t streams = archive.header().streams_of(from, to).size();
   const auto model = model_of(archive, streams, options.threads, options.load(), name);
   ArchiveProgress progress(to - from);
   decompress(model.get(), archive, from, to, name, sink, [&](uint64_t done) { progress(done); });
@@ -94,8 +93,7 @@ void verify(const DecompressCommand& command) {
 void add_decompress(CLI::App& app) {
   auto options = std::make_shared<DecompressCommand>();
   CLI::App* command = app.add_subcommand("decompress", "give back what was compressed");
-  command->add_option("file", options->file, "an archive of 'megabyte compress'; - is stdin")
-      ->required();
+  add_archive_file(*command, options->file);
   command->add_option("-o,--out", options->out,
                       "where to; - is stdout; by default FILE without .mbz, of stdin stdout");
   command->add_option("--range", options->range,
@@ -110,8 +108,7 @@ void add_verify(CLI::App& app) {
   auto options = std::make_shared<DecompressCommand>();
   CLI::App* command =
       app.add_subcommand("verify", "decode an archive and check it, without writing");
-  command->add_option("file", options->file, "an archive of 'megabyte compress'; - is stdin")
-      ->required();
+  add_archive_file(*command, options->file);
   command->add_flag("--quiet", options->quiet, "only the exit code");
   options->archive.add_to(*command);
   command->callback([options] { verify(*options); });

@@ -17,6 +17,7 @@
 #include "codec/archive.h"
 #include "data/byte_dataset.h"
 #include "eval/evaluation.h"
+#include "io/json.h"
 #include "model/files.h"
 
 namespace megabyte::cli {
@@ -61,13 +62,6 @@ Evaluation evaluate(const EvalOptions& options) {
   return result;
 }
 
-std::vector<double> by_position(const Score& score) {
-  std::vector<double> bpb(score.nats_at.size());
-  for (size_t i = 0; i < bpb.size(); ++i)
-    bpb[i] = score.symbols_at[i] > 0 ? score.bits_per_byte_at(i) : std::nan("");
-  return bpb;
-}
-
 void print_json(const EvalOptions& options, const Evaluation& result) {
   nlohmann::ordered_json out{{"bpb", result.total.bits_per_byte()},
                              {"bytes", result.total.bytes},
@@ -77,7 +71,7 @@ void print_json(const EvalOptions& options, const Evaluation& result) {
                              {"flops_per_byte", result.total.flops_per_byte()}};
   if (result.ends) out["documents"] = result.documents;
   if (options.by_position)
-    out["by_position"] = by_position(result.total);  // NaN is written as null
+    out["by_position"] = result.total.bits_per_byte_by_place();  // NaN is written as null
   if (options.word_perplexity) {
     out["words"] = result.words;
     out["word_perplexity"] = result.word_perplexity();
@@ -89,7 +83,7 @@ void print_json(const EvalOptions& options, const Evaluation& result) {
           {{"file", file}, {"bpb", score.bits_per_byte()}, {"bytes", score.bytes}});
   }
   // File names may be of any bytes, JSON may not.
-  fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  fmt::print("{}\n", to_text(out));
 }
 
 void print_text(const EvalOptions& options, const Evaluation& result) {
@@ -101,16 +95,14 @@ void print_text(const EvalOptions& options, const Evaluation& result) {
       "{:.4f} bits per byte over {} bytes{}\n", total.bits_per_byte(), total.bytes,
       result.ends ? fmt::format(", the ends of {} documents scored too", result.documents) : "");
   fmt::print("method {}: for each byte scored {:.2f} bytes run and {}; {:.1f} s, {:.0f} bytes/s\n",
-             options.method,
-             static_cast<double>(total.forward_bytes) / static_cast<double>(total.bytes),
-             scaled(total.flops_per_byte(), "FLOP"), result.seconds,
-             static_cast<double>(total.bytes) / result.seconds);
+             options.method, total.runs_per_byte(), scaled(total.flops_per_byte(), "FLOP"),
+             result.seconds, static_cast<double>(total.bytes) / result.seconds);
   if (options.word_perplexity)
     fmt::print("word-level perplexity {:.6g} over {} words\n", result.word_perplexity(),
                result.words);
   if (options.by_position) {
     fmt::print("place in the patch, bits per byte\n");
-    const std::vector<double> bpb = by_position(total);
+    const std::vector<double> bpb = total.bits_per_byte_by_place();
     for (size_t i = 0; i < bpb.size(); ++i)
       fmt::print("{:>6}  {}\n", i, std::isnan(bpb[i]) ? "-" : fmt::format("{:.4f}", bpb[i]));
   }

@@ -8,6 +8,7 @@
 #include "cli/archive_common.h"
 #include "cli/commands.h"
 #include "cli/numbers.h"
+#include "io/json.h"
 
 namespace megabyte::cli {
 namespace {
@@ -42,8 +43,7 @@ void list(const ListCommand& command) {
       out["model_sha256"] = hex(header.coded->model);
       out["model_bytes_inside"] = archive.model().size();
     }
-    // File names may be of any bytes, JSON may not.
-    fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", to_text(out));
     return;
   }
   fmt::print("{}\n", in.name());
@@ -65,8 +65,7 @@ void list(const ListCommand& command) {
 void add_list(CLI::App& app) {
   auto options = std::make_shared<ListCommand>();
   CLI::App* command = app.add_subcommand("list", "say what an archive holds, without a model");
-  command->add_option("file", options->file, "an archive of 'megabyte compress'; - is stdin")
-      ->required();
+  add_archive_file(*command, options->file);
   command->add_flag("--json", options->json, "print one JSON object");
   command->callback([options] { list(*options); });
 }

@@ -31,4 +31,11 @@ std::string memory_size(double bytes) {
   return with_prefix(bytes, 1024, {"", "Ki", "Mi", "Gi", "Ti", "Pi"}, "B");
 }
 
+std::string human_duration(double seconds) {
+  const auto s = static_cast<int64_t>(std::llround(seconds));
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
+}
+
 }  // namespace megabyte::cli

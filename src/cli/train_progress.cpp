@@ -11,13 +11,6 @@
 
 namespace megabyte::cli {
 
-std::string human_duration(double seconds) {
-  const auto s = static_cast<int64_t>(std::llround(seconds));
-  if (s < 60) return fmt::format("{}s", s);
-  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
-  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
-}
-
 TrainProgress::TrainProgress(Verbosity verbosity)
     : verbosity_(verbosity), terminal_(isatty(STDERR_FILENO) != 0) {}
 

@@ -35,6 +35,4 @@ class TrainProgress {
   std::optional<double> valid_bpb_;
 };
 
-std::string human_duration(double seconds);  // "45s", "12m05s", "3h20m"
-
 }  // namespace megabyte::cli

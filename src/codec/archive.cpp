@@ -41,10 +41,6 @@ class Fields {
   const uint8_t* at_;
 };
 
-uint64_t size_of_stream(const ArchiveHeader& header, uint64_t i) {
-  return std::min(header.stream_bytes(), header.original_bytes - i * header.stream_bytes());
-}
-
 [[noreturn]] void damaged(const std::string& where, const char* what) {
   fail("{} is damaged: {}; take another copy of it", where, what);
 }
@@ -71,6 +67,15 @@ std::vector<uint8_t> header_bytes(const ArchiveHeader& header) {
 
 uint64_t ArchiveHeader::stream_count() const {
   return (original_bytes >> stream_bits) + (original_bytes % stream_bytes() != 0);
+}
+
+ByteRange ArchiveHeader::stream(uint64_t i) const {
+  return {i * stream_bytes(), std::min((i + 1) * stream_bytes(), original_bytes)};
+}
+
+ByteRange ArchiveHeader::streams_of(uint64_t from, uint64_t to) const {
+  const uint64_t first = from / stream_bytes();
+  return {first, to == from ? first : (to - 1) / stream_bytes() + 1};
 }
 
 int stream_bits_for(uint64_t original_bytes) {
@@ -138,7 +143,7 @@ Archive::Archive(Bytes file, const std::string& where) : file_(file) {
   offsets_.reserve(count);
   for (uint64_t i = 0; i < count; ++i) {
     const uint32_t word = table_word(i, 0);
-    const uint64_t original = size_of_stream(header_, i), bytes = word & ~kStored;
+    const uint64_t original = header_.stream(i).size(), bytes = word & ~kStored;
     const bool stored = word & kStored;
     if ((stored ? bytes != original : bytes >= original || !coded) || bytes > left)
       damaged(where, "a stream cannot have the length that the table says");
@@ -155,11 +160,12 @@ uint32_t Archive::table_word(size_t i, size_t word) const {
 
 ArchiveStream Archive::stream(size_t i) const {
   const uint32_t word = table_word(i, 0);
+  const ByteRange original = header_.stream(i);
   return {.stored = (word & kStored) != 0,
           .crc = table_word(i, 1),
-          .first = i * header_.stream_bytes(),
+          .first = original.begin,
           .bytes = file_.subspan(offsets_.at(i), word & ~kStored),
-          .original_bytes = size_of_stream(header_, i)};
+          .original_bytes = original.size()};
 }
 
 ArchiveWriter::ArchiveWriter(Bytes original, const ArchiveHeader& header, Bytes model, Sink sink)
@@ -170,7 +176,8 @@ ArchiveWriter::ArchiveWriter(Bytes original, const ArchiveHeader& header, Bytes 
 }
 
 Bytes ArchiveWriter::original_stream(uint64_t i) const {
-  return original_.subspan(i * header_.stream_bytes(), size_of_stream(header_, i));
+  const ByteRange stream = header_.stream(i);
+  return original_.subspan(stream.begin, stream.size());
 }
 
 void ArchiveWriter::put(Bytes bytes) {

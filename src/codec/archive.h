@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "codec/checksums.h"
+#include "data/byte_dataset.h"
 
 namespace megabyte {
 
@@ -37,6 +38,8 @@ struct ArchiveHeader {
 
   uint64_t stream_bytes() const { return uint64_t{1} << stream_bits; }
   uint64_t stream_count() const;
+  ByteRange stream(uint64_t i) const;                      // its bytes of the original
+  ByteRange streams_of(uint64_t from, uint64_t to) const;  // the numbers of those that hold bytes
 };
 
 struct ArchiveStream {
@@ -80,6 +83,7 @@ class ArchiveWriter {
   // `original` must stay.
   ArchiveWriter(Bytes original, const ArchiveHeader& header, Bytes model, Sink sink);
 
+  Bytes original_stream(uint64_t i) const;
   // The next stream, coded. Where that is not shorter than the original it is stored.
   void add(std::vector<uint8_t> coded);
   void finish();  // after all streams
@@ -90,7 +94,6 @@ class ArchiveWriter {
  private:
   using Coded = std::optional<std::vector<uint8_t>>;  // none: stored
 
-  Bytes original_stream(uint64_t i) const;
   void begin();  // writes the header, and the streams that waited
   void put_stream(uint64_t i, const Coded& coded);
   void put(Bytes bytes);

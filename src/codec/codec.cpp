@@ -5,7 +5,7 @@
 #include <thread>
 #include <utility>
 
-#include "backends/exact/exp.h"
+#include "backends/exact/frequencies.h"
 #include "base/error.h"
 #include "codec/in_order.h"
 #include "codec/model_bytes.h"
@@ -94,9 +94,7 @@ CompressResult compress(const CodecModel& with, Bytes original, const CompressOp
     return [&, coders = Coders(with), checkers = Coders(with)](size_t group) mutable {
       std::vector<Bytes> streams;
       for (uint64_t i = group * batch; i < std::min(count, (group + 1) * batch); ++i)
-        streams.push_back(original.subspan(
-            i * header.stream_bytes(),
-            std::min(header.stream_bytes(), original.size() - i * header.stream_bytes())));
+        streams.push_back(writer.original_stream(i));
       Coded coded = coders.of(streams.size()).encode(streams, meter.counting());
       if (options.verify)
         check_decodes(checkers.of(streams.size() + 1), streams, coded, [&](uint64_t) {
@@ -150,8 +148,8 @@ void decompress(const CodecModel* with, const Archive& archive, uint64_t from, u
   const ArchiveHeader& header = archive.header();
   check(from <= to && to <= header.original_bytes, "a range of the original");
   check(with || !header.coded, "what is coded needs a model");
-  const uint64_t first = from / header.stream_bytes();
-  const uint64_t end = to == from ? first : (to - 1) / header.stream_bytes() + 1;
+  const ByteRange part = header.streams_of(from, to);
+  const uint64_t first = part.begin, end = part.end;
   const auto batch = with ? static_cast<uint64_t>(with->batch()) : 1;
   Meter meter;
   Sha256 whole;
@@ -188,7 +186,7 @@ void decompress(const CodecModel* with, const Archive& archive, uint64_t from, u
   in_order((end - first + batch - 1) / batch, with ? with->workers() : 1, meter.stop, make_worker,
            [&](size_t group, const std::vector<std::vector<uint8_t>>& streams) {
              for (size_t i = 0; i < streams.size(); ++i) {
-               const uint64_t start = (first + group * batch + i) * header.stream_bytes();
+               const uint64_t start = header.stream(first + group * batch + i).begin;
                const uint64_t skip = from > start ? from - start : 0;
                const uint64_t stop = std::min<uint64_t>(streams[i].size(), to - start);
                const Bytes wanted = Bytes(streams[i]).subspan(skip, stop - skip);

@@ -14,10 +14,6 @@ static_assert(std::endian::native == std::endian::little, "files are little-endi
 
 enum Form : uint8_t { kFloats = 0, kQuantised = 1 };
 
-bool multiplies(const ParameterSpec& spec) {
-  return spec.kind == ParameterKind::matrix || spec.kind == ParameterKind::convolution;
-}
-
 int64_t rows_of(const ParameterSpec& spec) { return spec.shape.rank() > 1 ? spec.shape[0] : 1; }
 
 template <class T>
@@ -30,16 +26,13 @@ void append(std::vector<uint8_t>& to, const T* values, size_t count) {
 void append_tensor(std::vector<uint8_t>& to, const ParameterSpec& spec,
                    const std::vector<float>& values) {
   const auto rows = static_cast<size_t>(rows_of(spec)), width = values.size() / rows;
-  std::vector<float> scales(rows);
-  std::vector<int8_t> q(values.size());
+  const auto [q, scales] =
+      quantise_rows(values.data(), static_cast<int64_t>(rows), static_cast<int64_t>(width));
   bool same = true;
-  for (size_t r = 0; r < rows; ++r) {
-    scales[r] = quantise_row(&values[r * width], static_cast<int64_t>(width), &q[r * width]);
-    for (size_t i = r * width; i < (r + 1) * width; ++i)
-      same = same && std::bit_cast<uint32_t>(static_cast<float>(q[i]) * scales[r]) ==
-                         std::bit_cast<uint32_t>(values[i]);
-  }
-  const Form form = multiplies(spec) || same ? kQuantised : kFloats;
+  for (size_t i = 0; i < values.size(); ++i)
+    same = same && std::bit_cast<uint32_t>(static_cast<float>(q[i]) * scales[i / width]) ==
+                       std::bit_cast<uint32_t>(values[i]);
+  const Form form = spec.decayed() || same ? kQuantised : kFloats;
   to.push_back(form);
   if (form == kFloats) return append(to, values.data(), values.size());
   append(to, scales.data(), rows);
@@ -76,7 +69,7 @@ std::vector<float> take_tensor(Reader& in, const ParameterSpec& spec) {
   const auto rows = static_cast<size_t>(rows_of(spec)),
              size = static_cast<size_t>(spec.shape.size());
   const uint8_t form = in.take_byte();
-  if (form != kQuantised && (form != kFloats || multiplies(spec))) in.damaged();
+  if (form != kQuantised && (form != kFloats || spec.decayed())) in.damaged();
   std::vector<float> values;
   if (form == kFloats) {
     values = in.take_values<float>(size);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "backends/exact/exp.h"
+#include "backends/exact/frequencies.h"
 #include "base/error.h"
 #include "codec/checksums.h"
 #include "codec/range_coder.h"

@@ -32,11 +32,6 @@ std::vector<std::string> training_keys() {
   return keys;
 }
 
-std::string text_of(const fs::path& file) {
-  const MappedFile mapped(file);
-  return {reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size()};
-}
-
 // An object whose keys are known; values are asked for by key, type and what must hold.
 class Object {
  public:
@@ -106,8 +101,7 @@ void read_training(const json& value, const std::string& where, TrainSettings& s
   for_each_setting([&](const char* name, auto member, bool) {
     if (object.has(name)) read_setting(object, name, settings.*member);
   });
-  if (object.has("warmup")) settings.warmup_limit = 1;
-  if (object.has("warmup-limit")) read_setting(object, "warmup-limit", settings.warmup_limit);
+  if (object.has("warmup") && !object.has("warmup-limit")) settings.warmup_limit = 1;
 }
 
 std::vector<ScoringMethod> read_methods(const Object& object, const char* key) {
@@ -277,8 +271,7 @@ class PlanReader {
 }  // namespace
 
 Plan parse_plan(const std::string& text, const std::string& where, const fs::path& folder) {
-  parse_json(text, where);  // strictly; the order of keys is for whoever reads the plan again
-  return PlanReader(where, folder).read(nlohmann::ordered_json::parse(text));
+  return PlanReader(where, folder).read(parse_ordered_json(text, where));
 }
 
 std::vector<std::string> plan_names() {
@@ -298,7 +291,7 @@ Plan find_plan(const std::string& name_or_file) {
   if (!fs::exists(file))
     fail("there is no plan '{}', neither as a file nor among those that come with the program: {}",
          name_or_file, fmt::join(plan_names(), ", "));
-  Plan plan = parse_plan(text_of(file), name_or_file, file.parent_path());
+  Plan plan = parse_plan(std::string(MappedFile(file).text()), name_or_file, file.parent_path());
   plan.name = file.stem().string();
   return plan;
 }

@@ -129,17 +129,14 @@ std::vector<CurvePoint> read_curve(const std::filesystem::path& metrics, double 
 
 MethodScore method_score(const Evaluation& evaluation, ScoringMethod method, bool word_perplexity) {
   const Score& total = evaluation.total;
-  MethodScore score{
-      .method = std::string(name_of(method)),
-      .bpb = total.bits_per_byte(),
-      .bytes = total.bytes,
-      .bytes_run = static_cast<double>(total.forward_bytes) / static_cast<double>(total.bytes),
-      .flops_per_byte = total.flops_per_byte(),
-      .seconds = evaluation.seconds};
+  MethodScore score{.method = std::string(name_of(method)),
+                    .bpb = total.bits_per_byte(),
+                    .bytes = total.bytes,
+                    .bytes_run = total.runs_per_byte(),
+                    .flops_per_byte = total.flops_per_byte(),
+                    .seconds = evaluation.seconds,
+                    .by_position = total.bits_per_byte_by_place()};
   if (word_perplexity && evaluation.words > 0) score.word_perplexity = evaluation.word_perplexity();
-  for (size_t i = 0; i < total.nats_at.size(); ++i)
-    score.by_position.push_back(total.symbols_at[i] > 0 ? total.bits_per_byte_at(i)
-                                                        : std::numeric_limits<double>::quiet_NaN());
   return score;
 }
 

@@ -67,8 +67,7 @@ std::string to_json(const Manifest& manifest) {
                           {"settings", manifest.settings},
                           {"items", std::move(items)},
                           {"skipped", std::move(skipped)}};
-  // File names may be of any bytes, JSON may not.
-  return json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return to_text(json, 1) + "\n";
 }
 
 bool is_manifest(const fs::path& file) {
@@ -83,8 +82,7 @@ std::optional<Manifest> load_manifest(const fs::path& data) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return std::nullopt;
   const MappedFile file(path);
-  Manifest manifest = parse(
-      {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());
+  Manifest manifest = parse(file.text(), path.string());
   const uint64_t size = fs::file_size(data);
   if (size != manifest.bytes)
     fail("{} has {} bytes, but {} tells of {}: make both anew with 'megabyte data'", data.string(),

@@ -1,6 +1,7 @@
 #include "eval/scoring.h"
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "base/error.h"
@@ -15,8 +16,11 @@ double bits_per_byte(double nats, int64_t bytes) {
 
 double Score::bits_per_byte() const { return megabyte::bits_per_byte(nats, bytes); }
 
-double Score::bits_per_byte_at(size_t place) const {
-  return megabyte::bits_per_byte(nats_at[place], symbols_at[place]);
+std::vector<double> Score::bits_per_byte_by_place() const {
+  std::vector<double> bpb(nats_at.size(), std::numeric_limits<double>::quiet_NaN());
+  for (size_t i = 0; i < bpb.size(); ++i)
+    if (symbols_at[i] > 0) bpb[i] = megabyte::bits_per_byte(nats_at[i], symbols_at[i]);
+  return bpb;
 }
 
 Score& Score::operator+=(const Score& other) {

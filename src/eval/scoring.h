@@ -15,13 +15,16 @@ namespace megabyte {
 struct Score {
   double nats = 0;              // of bytes and of ends of documents
   int64_t bytes = 0;            // scored
-  int64_t forward_bytes = 0;    // run through the model: forward_bytes / bytes is the method's cost
+  int64_t forward_bytes = 0;    // run through the model: runs_per_byte() is the method's cost
   double flops = 0;             // of these, counted exactly (model/cost.h)
   std::vector<double> nats_at;  // by place in stage 0's patch, P entries
   std::vector<int64_t> symbols_at;
 
   double bits_per_byte() const;
-  double bits_per_byte_at(size_t place) const;
+  std::vector<double> bits_per_byte_by_place() const;  // NaN where nothing was scored
+  double runs_per_byte() const {
+    return static_cast<double>(forward_bytes) / static_cast<double>(bytes);
+  }
   double flops_per_byte() const { return flops / static_cast<double>(bytes); }
   Score& operator+=(const Score& other);
 };

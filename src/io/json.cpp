@@ -55,4 +55,13 @@ nlohmann::json parse_json(std::string_view text, const std::string& where) {
   }
 }
 
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& where) {
+  parse_json(text, where);  // which is strict
+  return nlohmann::ordered_json::parse(text);
+}
+
+std::string to_text(const nlohmann::ordered_json& value, int indent) {
+  return value.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 }  // namespace megabyte

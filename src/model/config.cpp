@@ -22,9 +22,7 @@ Config parse_config(const std::string& json, const std::string& where) {
 
 Config load_config(const std::filesystem::path& file) {
   const MappedFile mapped(file);
-  const std::string text(reinterpret_cast<const char*>(mapped.bytes().data()),
-                         mapped.bytes().size());
-  return parse_config(text, file.string());
+  return parse_config(std::string(mapped.text()), file.string());
 }
 
 std::string to_json(const Config& config) { return config_to_json(config, false).dump(2) + "\n"; }

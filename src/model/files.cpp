@@ -1,8 +1,8 @@
 #include "model/files.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <set>
 #include <type_traits>
 #include <vector>
@@ -155,30 +155,24 @@ void save_quantised_model(const fs::path& folder, const Hierarchy& model,
     writer.declare(spec.name, spec.decayed() ? DType::i8 : DType::f32, spec.shape);
     if (spec.decayed()) writer.declare(scales_of(spec.name), DType::f32, {spec.shape[0]});
   }
-  const auto quantise = [&](const std::string& name, const std::function<void(float)>& scale,
-                            std::byte* q) {
-    const Tensor matrix = model.parameters().master(name);
-    std::vector<float> rows(static_cast<size_t>(matrix.size()));
-    copy_to_file(model.backend(), matrix, DType::f32, reinterpret_cast<std::byte*>(rows.data()));
-    const int64_t count = matrix.size() / matrix.shape[0];
-    for (int64_t r = 0; r < matrix.shape[0]; ++r)
-      scale(quantise_row(rows.data() + r * count, count, reinterpret_cast<int8_t*>(q) + r * count));
-  };
+  std::map<std::string, QuantisedRows> matrices;
+  std::map<std::string, const std::vector<float>*> scales;  // by their own names
+  for (const ParameterSpec& spec : specs) {
+    if (!spec.decayed()) continue;
+    std::vector<float> values(static_cast<size_t>(spec.shape.size()));
+    copy_to_file(model.backend(), model.parameters().master(spec.name), DType::f32,
+                 reinterpret_cast<std::byte*>(values.data()));
+    const int64_t rows = spec.shape[0];
+    matrices[spec.name] = quantise_rows(values.data(), rows, spec.shape.size() / rows);
+    scales[scales_of(spec.name)] = &matrices[spec.name].scales;
+  }
   writer.write([&](const std::string& name, std::byte* to) {
-    const auto spec = std::find_if(specs.begin(), specs.end(), [&](const ParameterSpec& each) {
-      return each.name == name || (each.decayed() && scales_of(each.name) == name);
-    });
-    if (!spec->decayed()) {
+    if (const auto matrix = matrices.find(name); matrix != matrices.end())
+      std::memcpy(to, matrix->second.q.data(), matrix->second.q.size());
+    else if (const auto found = scales.find(name); found != scales.end())
+      std::memcpy(to, found->second->data(), found->second->size() * sizeof(float));
+    else
       copy_to_file(model.backend(), model.parameters().master(name), DType::f32, to);
-    } else if (spec->name == name) {
-      quantise(
-          name, [](float) {}, to);
-    } else {
-      std::vector<std::byte> unused(static_cast<size_t>(spec->shape.size()));
-      auto* scale = reinterpret_cast<float*>(to);
-      quantise(
-          spec->name, [&](float s) { *scale++ = s; }, unused.data());
-    }
   });
 }
 

@@ -26,4 +26,13 @@ float quantise_row(const float* row, int64_t count, int8_t* q) {
   return scale;
 }
 
+QuantisedRows quantise_rows(const float* values, int64_t rows, int64_t count) {
+  QuantisedRows all{std::vector<int8_t>(static_cast<size_t>(rows * count)),
+                    std::vector<float>(static_cast<size_t>(rows))};
+  for (int64_t r = 0; r < rows; ++r)
+    all.scales[static_cast<size_t>(r)] =
+        quantise_row(values + r * count, count, all.q.data() + r * count);
+  return all;
+}
+
 }  // namespace megabyte

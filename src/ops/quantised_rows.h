@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace megabyte {
 
@@ -13,5 +14,12 @@ inline constexpr int64_t kMostQuantisedTerms = 131072;
 // bits, so that q * scale is exact in float, and quantising those products gives the same q and
 // scale again. Finite numbers only.
 float quantise_row(const float* row, int64_t count, int8_t* q);
+
+struct QuantisedRows {
+  std::vector<int8_t> q;
+  std::vector<float> scales;  // of the rows
+};
+// All rows of a matrix (rows, count).
+QuantisedRows quantise_rows(const float* values, int64_t rows, int64_t count);
 
 }  // namespace megabyte

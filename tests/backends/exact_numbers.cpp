@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "backends/exact/exp.h"
+#include "backends/exact/frequencies.h"
 #include "backends/exact/kernels.h"
 #include "backends/exact/rotary_table.h"
 

@@ -20,7 +20,7 @@ build() {
       -c "$exact/avx512.cpp" -o "$work/$name.o/avx512.o"
   fi
   local file
-  for file in "$exact"/{plain,kernels,exp,rotary_table}.cpp "$source/tests/backends/exact_numbers.cpp"; do
+  for file in "$exact"/{plain,kernels,frequencies,rotary_table}.cpp "$source/tests/backends/exact_numbers.cpp"; do
     "$compiler" "${flags[@]}" "${x86[@]}" -c "$file" -o "$work/$name.o/$(basename "$file").o"
   done
   "$compiler" -static "$work/$name.o"/*.o -o "$work/$name"

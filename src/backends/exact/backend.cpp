@@ -4,8 +4,8 @@
 #include <cstring>
 #include <memory>
 
-#include "backends/exact/exp.h"
 #include "backends/exact/forward_only.h"
+#include "backends/exact/frequencies.h"
 #include "backends/exact/kernels.h"
 #include "backends/exact/packed_weights.h"
 #include "backends/exact/parallel.h"
@@ -22,8 +22,6 @@ using namespace exact;  // NOLINT: this file is the backend
 
 constexpr int64_t kGrain = 1 << 16;         // additions or copies that a thread should have
 constexpr int64_t kProductGrain = 1 << 20;  // products of bytes
-
-constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 int64_t rows_of(int64_t grain, int64_t width) { return std::max<int64_t>(1, grain / width); }
 

@@ -8,12 +8,15 @@
 
 namespace megabyte::exact {
 
+// Whole vectors of sixteen.
+constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
 enum class Act { none, relu, gelu };
 
 // A matrix (N, K) of int8 as a kernel wants it (Kernels::pack), with a scale for each row.
 struct PackedMatrix {
   const std::byte* data;
-  const float* scales;  // (N, rounded up to 16)
+  const float* scales;  // (padded(N))
   int64_t N, K;
 };
 
@@ -56,9 +59,9 @@ struct Kernels {
   void (*linear)(const LinearCall&, int64_t row, int64_t row_end, int64_t block, int64_t block_end,
                  std::byte* scratch);
   void (*norm)(const NormCall&, int64_t row, int64_t row_end);
-  // scratch: round_up(dim, 16) + round_up(visible, 16) floats
+  // scratch: padded(dim) + padded(visible) floats
   void (*attend)(const AttendCall&, float* scratch);
-  // state (dim + 1, dim) as Backend::linear_attention_decode; scratch: 2 * round_up(dim, 16) floats
+  // state (dim + 1, dim) as Backend::linear_attention_decode; scratch: 2 * padded(dim) floats
   void (*attend_running)(const float* q, const float* k, const float* v, int64_t dim, float* state,
                          float* out, float* scratch);
   // The pairs (low[i], high[i]), i < half, turned by angles of these cosines and sines.

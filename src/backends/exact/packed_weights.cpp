@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <utility>
 
 #include "base/error.h"
 #include "ops/quantised_rows.h"
@@ -22,13 +23,12 @@ PackedMatrix PackedWeights::get(const Tensor& w) {
     fail("the exact backend multiplies rows of up to {} terms, not {}: use --device cpu or cuda",
          kMostQuantisedTerms, K);
   auto entry = std::make_unique<Entry>();
-  std::vector<int8_t> q(static_cast<size_t>(N * K));
+  QuantisedRows quantised = quantise_rows(rows, N, K);
   entry->bytes = w.bytes();
-  entry->scales.resize(static_cast<size_t>((N + 15) / 16 * 16));
-  for (int64_t n = 0; n < N; ++n)
-    entry->scales[static_cast<size_t>(n)] = quantise_row(rows + n * K, K, q.data() + n * K);
+  entry->scales = std::move(quantised.scales);
+  entry->scales.resize(static_cast<size_t>(padded(N)));
   entry->data.resize(kernels_.packed_bytes(N, K));
-  kernels_.pack(q.data(), N, K, entry->data.data());
+  kernels_.pack(quantised.q.data(), N, K, entry->data.data());
   entry->matrix = {entry->data.data(), entry->scales.data(), N, K};
   const PackedMatrix matrix = entry->matrix;
   const std::unique_lock lock(mutex_);
