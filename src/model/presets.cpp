@@ -70,19 +70,21 @@ std::vector<Preset> make_presets() {
                                6e-4));
 
   // The two that docs/results.md compares, each with the settings it was best with there.
-  Preset hourglass{.name = "hourglass",
-                   .description =
-                       "120M parameters, 44M a byte: blocks before and after the global "
-                       "ones, context 4096, patches of 4, a window of 1020 bytes before each",
-                   .config = {.stages = {stage(1024, 1024, 8, 16, Positions::rotary),
-                                         stage(4, 512, 3, 8, Positions::rotary)}},
-                   .batch = 8,
-                   .learning_rate = 1e-3,
-                   .warmup_steps = 200,
-                   .init_stddev = 0.04,
-                   .init = {"from_parent=0.003"}};
-  hourglass.config.stages[1].cross_patch = 1020;
-  hourglass.config.stages[1].encoder_layers = 3;
+  Preset hourglass{
+      .name = "hourglass",
+      .description =
+          "82M parameters, 44M a byte: blocks before and after the global ones, context "
+          "2048, patches of 4, a window of 508 bytes before each",
+      .config = {.stages = {stage(512, 1024, 4, 16, Positions::rotary),
+                            stage(4, 512, 5, 8, Positions::rotary)}},
+      .batch = 16,
+      .learning_rate = 2e-3,
+      .warmup_steps = 200,
+      .init_stddev = 0.04,
+      .init = {"from_parent=0.003"},
+      .stage_lr = {0.5, 1}};
+  hourglass.config.stages[1].cross_patch = 508;
+  hourglass.config.stages[1].encoder_layers = 5;
   all.push_back(hourglass);
   all.push_back({.name = "hourglass-transformer",
                  .description = "its byte Transformer: as many operations a byte, context 1024",
