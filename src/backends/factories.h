@@ -15,6 +15,7 @@ std::unique_ptr<Backend> make_cpu_backend(int threads);  // only where MEGABYTE_
 std::unique_ptr<Backend> make_exact_backend(int threads, const std::string& kernels = "");
 // Only where MEGABYTE_CUDA is ON; Error that says what is missing.
 std::unique_ptr<Backend> make_cuda_backend();
+std::unique_ptr<Backend> make_exact_cuda_backend();
 std::string why_no_cuda_device();  // empty when there is one
 
 }  // namespace megabyte

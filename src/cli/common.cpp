@@ -11,7 +11,7 @@ namespace megabyte::cli {
 
 void DeviceOptions::add_to(CLI::App& command, const std::string& dtype_help, bool trains) {
   std::vector<std::string> devices{"auto", "cpu", "cuda", "reference"};
-  if (!trains) devices.push_back("exact");  // which only runs models forward
+  if (!trains) devices.insert(devices.end(), {"exact", "exact-cuda"});  // only run models forward
   command.add_option("--device", device, fmt::format("where to run: {}", fmt::join(devices, ", ")))
       ->check(CLI::IsMember(devices))
       ->capture_default_str();

@@ -5,9 +5,9 @@
 #include "backends/exact/frequencies.h"
 #include "base/error.h"
 #include "codec/checksums.h"
-#include "codec/range_coder.h"
-#include "codec/symbols.h"
 #include "data/byte_dataset.h"
+#include "ops/range_coder.h"
+#include "ops/symbols.h"
 
 namespace megabyte {
 namespace {

@@ -18,13 +18,17 @@ void StageDecoder::absorb_keys(const Tensor& qkv, const BlockCache& cache, int64
   const Tensor in = qkv.view({qkv.size()});
   while (first < last) {  // in a ring, the rows up to its end and the rest
     const int64_t slot = first % capacity, count = std::min(last - first, capacity - slot);
-    for (int64_t b = 0; b < batch_; ++b)
+    // Copies of a row's positions, or of a position's rows, whichever are fewer.
+    const bool by_row = batch_ <= count;
+    for (int64_t i = 0; i < std::min(batch_, count); ++i)
       for (int64_t h = 0; h < at.heads; ++h) {
-        const int64_t key = (b * row_length + first) * width + D + h * d;
-        const int64_t to = ((b * at.heads + h) * capacity + slot) * d;
+        const int64_t b = by_row ? i : 0, p = by_row ? 0 : i;
+        const int64_t key = (b * row_length + first + p) * width + D + h * d;
+        const int64_t to = ((b * at.heads + h) * capacity + slot + p) * d;
         for (const auto& [cached, offset] : {std::pair{cache.keys, key}, {cache.values, key + D}})
-          backend_.copy_rows(from(in, offset), width, from(cached.view({cached.size()}), to), d,
-                             count, d);
+          backend_.copy_rows(from(in, offset), by_row ? width : row_length * width,
+                             from(cached.view({cached.size()}), to),
+                             by_row ? d : at.heads * capacity * d, by_row ? count : batch_, d);
       }
     first += count;
   }

@@ -320,9 +320,9 @@ class Backend {
                       const Tensor& tokens) = 0;
 };
 
-// Backends of this build: "reference" and "exact", and, where they were built, "cpu" and "cuda";
-// "auto" is the fastest that this machine runs. threads = 0 takes all cores. Error that says what
-// is missing.
+// Backends of this build: "reference" and "exact", and, where they were built, "cpu", "cuda" and
+// "exact-cuda"; "auto" is the fastest that this machine runs. threads = 0 takes all cores. Error
+// that says what is missing.
 std::unique_ptr<Backend> make_backend(const std::string& device, int threads = 0);
 
 }  // namespace megabyte

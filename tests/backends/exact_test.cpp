@@ -4,17 +4,16 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
-#include <map>
 
 #include "backends/exact/frequencies.h"
 #include "backends/exact/kernels.h"
 #include "backends/exact/rotary_table.h"
 #include "backends/factories.h"
 #include "base/random.h"
-#include "generate/decoder.h"
 #include "support/configs.h"
 #include "support/errors.h"
+#include "support/exact_models.h"
+#include "support/model_folder.h"
 #include "support/models.h"
 
 namespace megabyte {
@@ -36,95 +35,6 @@ float exponential(float x) {
 
 using testing::HasSubstr;
 
-// FNV-1a, 64 bits.
-uint64_t hash_of(const void* data, size_t bytes, uint64_t hash = 0xcbf29ce484222325) {
-  for (size_t i = 0; i < bytes; ++i)
-    hash = (hash ^ static_cast<const uint8_t*>(data)[i]) * 0x100000001b3;
-  return hash;
-}
-
-// Weights that no library's functions were needed for.
-void fill(Backend& backend, const Parameters& parameters) {
-  for (const ParameterSpec& spec : parameters.specs()) {
-    Random random(hash_of(spec.name.data(), spec.name.size()), 0);
-    std::vector<float> values(static_cast<size_t>(spec.shape.size()));
-    for (float& x : values)
-      x = (static_cast<float>(random.below(1 << 16)) - 0x1p15f) * 0x1p-16f +
-          (spec.kind == ParameterKind::norm_weight ? 1.0f : 0.0f);
-    backend.from_host(parameters.master(spec.name), values.data());
-  }
-}
-
-struct ExactModel {
-  std::unique_ptr<Backend> backend;
-  Hierarchy model;
-
-  ExactModel(const Config& config, int threads, const std::string& kernels)
-      : backend(make_exact_backend(threads, kernels)), model(config, *backend, DType::f32, false) {
-    fill(*backend, model.parameters());
-  }
-};
-
-// Of the logits of two rows of bytes in one forward, in the order (row, byte, symbol).
-uint64_t logits_hash(ExactModel& m) {
-  const Config& config = m.model.config();
-  const std::vector<uint16_t> tokens = test::random_tokens(config, 2 * config.context(), 4);
-  m.model.prepare({.batch = 2, .length = config.context()});
-  m.model.load(tokens.data());
-  m.model.forward();
-  std::vector<double> logits;
-  m.model.copy_logits(logits);
-  const std::vector<float> narrow(logits.begin(), logits.end());
-  return hash_of(narrow.data(), narrow.size() * sizeof(float));
-}
-
-// The same, byte by byte, for a batch that holds the two rows `copies` times.
-uint64_t decoded_hash(ExactModel& m, int64_t copies) {
-  const Config& config = m.model.config();
-  const int64_t T = config.context(), V = config.vocab_size, batch = 2 * copies;
-  const std::vector<uint16_t> tokens = test::random_tokens(config, 2 * T, 4);
-  Decoder decoder(m.model, batch);
-  std::vector<float> all(static_cast<size_t>(2 * T * V)), step(static_cast<size_t>(batch * V));
-  for (int64_t t = 0; t < T; ++t) {
-    m.backend->to_host(step.data(), decoder.advance());
-    std::vector<uint16_t> bytes;
-    for (int64_t b = 0; b < batch; ++b) {
-      const float* row = step.data() + b * V;
-      float* kept = all.data() + (b % 2 * T + t) * V;
-      if (b < 2)
-        std::copy_n(row, V, kept);
-      else
-        EXPECT_EQ(std::memcmp(row, kept, static_cast<size_t>(V) * sizeof(float)), 0) << b;
-      bytes.push_back(tokens[static_cast<size_t>(b % 2 * T + t)]);
-    }
-    decoder.accept(bytes.data());
-  }
-  return hash_of(all.data(), all.size() * sizeof(float));
-}
-
-Config config_of(const std::string& name) {
-  for (const test::NamedConfig& each : test::small_configs())
-    if (each.name == name) return each.config;
-  ADD_FAILURE() << name;
-  return {};
-}
-
-// Wide enough that whole vectors, tiles and what remains of them all take part.
-Config wide_config() {
-  return {.vocab_size = 257,
-          .activation = Activation::gelu,
-          .tie_embeddings = false,
-          .stages = {{.length = 20, .dim = 120, .layers = 1, .heads = 2, .ffn = 152},
-                     {.length = 4,
-                      .dim = 88,
-                      .layers = 2,
-                      .heads = 2,
-                      .ffn = 200,
-                      .positions = Positions::rotary,
-                      .cross_patch = 6,
-                      .encoder_layers = 1}}};
-}
-
 class ExactKernels : public testing::TestWithParam<const exact::Kernels*> {
  protected:
   const exact::Kernels& kernels() const { return *GetParam(); }
@@ -132,18 +42,11 @@ class ExactKernels : public testing::TestWithParam<const exact::Kernels*> {
 
 // The numbers themselves (docs/exact.md): whoever changes one of these changes the format.
 TEST_P(ExactKernels, LogitsAreTheOnesTheyHaveAlwaysBeen) {
-  const std::map<std::string, uint64_t> pins{{"paper", 0x36ab1dfa54ad50fe},
-                                             {"hourglass", 0x42b468045cb2a7c1},
-                                             {"patch_encoder", 0x656c2bf74ac4f476},
-                                             {"linear_local", 0xcf8c513ae7847374},
-                                             {"wide", 0xc348bf8dac7aacae}};
-  for (const auto& [name, pin] : pins)
+  for (const test::PinnedModel& pinned : test::pinned_models())
     for (const int threads : {1, 2}) {
-      SCOPED_TRACE(fmt::format("{}, {} threads", name, threads));
-      ExactModel m(name == "wide" ? wide_config() : config_of(name), threads, kernels().name);
-      EXPECT_EQ(fmt::format("{:#x}", logits_hash(m)), fmt::format("{:#x}", pin));
-      for (const int64_t copies : {1, 5})
-        EXPECT_EQ(fmt::format("{:#x}", decoded_hash(m, copies)), fmt::format("{:#x}", pin));
+      SCOPED_TRACE(fmt::format("{}, {} threads", pinned.name, threads));
+      test::ExactModel m(pinned.config, make_exact_backend(threads, kernels().name));
+      test::expect_pinned(m, pinned);
     }
 }
 
@@ -278,8 +181,8 @@ TEST(Exact, RowsThatAreNotFiniteCountAsZeros) {
 
 TEST(Exact, DoesNotTrain) {
   const auto backend = make_backend("exact", 1);
-  Hierarchy model(config_of("paper"), *backend, DType::f32, true);
-  fill(*backend, model.parameters());
+  Hierarchy model(test::small_config("paper"), *backend, DType::f32, true);
+  test::fill_exactly(*backend, model.parameters());
   const auto tokens = test::random_tokens(model.config(), 24, 4);
   model.prepare({.batch = 1, .length = 24, .training = true});
   model.load(tokens.data());

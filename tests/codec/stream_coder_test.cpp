@@ -10,7 +10,7 @@
 #include "backends/factories.h"
 #include "base/random.h"
 #include "codec/checksums.h"
-#include "codec/symbols.h"
+#include "ops/symbols.h"
 #include "support/configs.h"
 #include "support/errors.h"
 #include "support/model_folder.h"

@@ -8,9 +8,8 @@
 #include <vector>
 
 #include "backends/cuda/attention.h"
-#include "backends/cuda/context.h"
 #include "backends/cuda/cublas.h"
-#include "backends/cuda/downloads.h"
+#include "backends/cuda/device_backend.h"
 #include "backends/cuda/fp8.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/products.h"
@@ -19,12 +18,11 @@
 namespace megabyte {
 namespace {
 
-using cuda::Context;
 using cuda::Epilogue;
 using cuda::Matrix;
 using cuda::Products;
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public cuda::DeviceBackend {
  public:
   std::string name() const override { return "cuda"; }
   std::string description() const override {
@@ -37,71 +35,17 @@ class CudaBackend final : public Backend {
     return compute == DType::f32 || compute == DType::bf16;
   }
   bool fast(DType compute) const override { return supports(compute); }
-  bool asynchronous() const override { return true; }
-  std::unique_ptr<Recording> record(const std::function<void()>& work) override {
-    return context_.record(work);
-  }
   // In bf16 the stream itself would take logits beyond their tolerance; its gradient may.
   DType residual_dtype(DType) const override { return DType::f32; }
   DType residual_gradient_dtype(DType compute) const override { return compute; }
 
-  size_t peak_memory() const override { return cuda::peak_device_memory(); }
   size_t workspace() const override { return Products::kWorkspace; }
-  Buffer allocate(size_t bytes) override { return cuda::allocate_on_device(bytes); }
-  void from_host(const Tensor& dst, const void* src) override {
-    context_.upload(dst.data, src, dst.bytes());
-  }
-  void to_host(void* dst, const Tensor& src) override {
-    cuda::check_cuda(
-        cudaMemcpyAsync(dst, src.data, src.bytes(), cudaMemcpyDeviceToHost, context_.stream()),
-        "download");
-    synchronize();
-  }
-  std::function<void()> fetch(void* dst, const Tensor& src) override {
-    return downloads_.start(dst, src.data, src.bytes());
-  }
-  void synchronize() override {
-    cuda::check_cuda(cudaStreamSynchronize(context_.stream()), "waiting for the device");
-  }
-  void zero(const Tensor& x) override {
-    cuda::check_cuda(cudaMemsetAsync(x.data, 0, x.bytes(), context_.stream()), "zero");
-  }
-  void convert(const Tensor& src, const Tensor& dst) override {
-    check(src.size() == dst.size(), "convert: sizes differ");
-    cuda::convert(context_, src, dst);
-  }
-  void copy_rows(const Tensor& src, int64_t src_stride, const Tensor& dst, int64_t dst_stride,
-                 int64_t rows, int64_t cols) override {
-    check(src.dtype == dst.dtype, "copy_rows: one element type");
-    check(rows == 0 || ((rows - 1) * src_stride + cols <= src.size() &&
-                        (rows - 1) * dst_stride + cols <= dst.size()),
-          "copy_rows: the rows lie inside both tensors");
-    if (rows == 0 || cols == 0) return;
-    const size_t size = size_of(src.dtype);
-    const auto bytes = [size](int64_t elements) { return static_cast<size_t>(elements) * size; };
-    cuda::check_cuda(
-        cudaMemcpy2DAsync(dst.data, bytes(dst_stride), src.data, bytes(src_stride), bytes(cols),
-                          static_cast<size_t>(rows), cudaMemcpyDeviceToDevice, context_.stream()),
-        "copy_rows");
-  }
 
-  void embed_forward(const EmbedShape& shape, const Tensor& tokens, const Tensor& table,
-                     const Tensor& positions, const Tensor& pad, const Tensor& out) override {
-    check(tokens.size() == shape.sequences * shape.length * shape.patch, "embed: tokens");
-    check(out.size() == tokens.size() * shape.dim, "embed: out");
-    cuda::embed_forward(context_, shape, tokens, table, positions, pad, out);
-  }
   void embed_backward(const EmbedShape& shape, const Tensor& tokens, const Tensor& dout,
                       const Tensor& dtable, const Tensor& dpositions, const Tensor& dpad) override {
     check(tokens.size() == shape.sequences * shape.length * shape.patch, "embed: tokens");
     check(dout.size() == tokens.size() * shape.dim, "embed: dout");
     cuda::embed_backward(context_, shape, tokens, dout, dtable, dpositions, dpad);
-  }
-  void place_forward(const PlaceShape& shape, const Tensor& in, const Tensor& positions,
-                     const Tensor& pad, const Tensor& out) override {
-    check(in.size() == shape.sequences * shape.length * shape.dim && out.size() == in.size(),
-          "place: in and out");
-    cuda::place_forward(context_, shape, in, positions, pad, out);
   }
   void place_backward(const PlaceShape& shape, const Tensor& dout, const Tensor& din,
                       const Tensor& dpositions, const Tensor& dpad) override {
@@ -109,18 +53,10 @@ class CudaBackend final : public Backend {
           "place: dout and din");
     cuda::place_backward(context_, shape, dout, din, dpositions, dpad);
   }
-  void unfold(const Tensor& in, int64_t length, int64_t width, const Tensor& out) override {
-    check(out.size() == in.size() * width && in.shape[0] % length == 0, "unfold: out");
-    cuda::unfold(context_, in, length, width, out);
-  }
   void unfold_backward(const Tensor& dout, int64_t length, int64_t width,
                        const Tensor& din) override {
     check(dout.size() == din.size() * width && din.shape[0] % length == 0, "unfold: dout");
     cuda::unfold_backward(context_, dout, length, width, din);
-  }
-  void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
-    check(a.size() == out.size() && b.size() == out.size(), "add: sizes differ");
-    cuda::add(context_, a, b, out);
   }
 
   void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
@@ -232,13 +168,6 @@ class CudaBackend final : public Backend {
                                const Tensor& out) override {
     cuda::linear_attention_decode(shape, qkv, state, out, context_.stream(), workspace_);
   }
-  void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
-              const Tensor& tokens) override {
-    check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch &&
-              (shape.temperature == 0 || (draws && draws.size() == shape.batch)),
-          "sample: logits (batch, vocab), a draw for each row");
-    cuda::sample(context_, shape, logits, draws, tokens);
-  }
 
  private:
   // Elements of a result from which on bias and activation are left to the library, which rounds
@@ -279,11 +208,9 @@ class CudaBackend final : public Backend {
     return reinterpret_cast<const float2*>(tables.back().data());
   }
 
-  Context context_;
   Products products_{context_};
   std::optional<cuda::Fp8Layers> fp8_;  // from the first use_fp8(true) on
   bool fp8_on_ = false;
-  cuda::Downloads downloads_{context_.stream()};
   // By head_dim, each twice the one before: work that is still to be done, and recordings, use old
   // ones.
   std::map<int64_t, std::vector<Buffer>> turns_;

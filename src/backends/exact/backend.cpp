@@ -12,8 +12,11 @@
 #include "backends/exact/rotary_table.h"
 #include "backends/factories.h"
 #include "base/error.h"
+#include "ops/byte_coding.h"
 #include "ops/host_memory.h"
+#include "ops/range_coder.h"
 #include "ops/sampling.h"
+#include "ops/symbols.h"
 
 namespace megabyte {
 namespace {
@@ -32,7 +35,7 @@ float* floats(const Tensor& t, int64_t size, std::string_view what) {
   return t.as<float>();
 }
 
-class ExactBackend final : public ForwardOnly {
+class ExactBackend final : public ForwardOnly<Backend>, public ByteCoding {
  public:
   ExactBackend(int threads, const Kernels& kernels)
       : threads_(threads), kernels_(kernels), weights_(std::make_shared<PackedWeights>(kernels)) {}
@@ -198,12 +201,7 @@ class ExactBackend final : public ForwardOnly {
 
   void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
               bool inverse) override {
-    // Only backward passes turn back, and linear attention that turns a window for each patch.
-    if (inverse)
-      fail(
-          "the exact backend does not run linear attention across patches (cross_patch) with "
-          "rotary "
-          "positions: use --device cpu or cuda");
+    refuse_to_turn_back(inverse);
     check(head_dim % 2 == 0 && qkv.shape[1] == 3 * heads * head_dim, "rotary: pairs of a head");
     const auto table = rotary_.up_to(first + length, head_dim);
     const int64_t half = head_dim / 2, width = qkv.shape[1];
@@ -347,7 +345,47 @@ class ExactBackend final : public ForwardOnly {
     sample_on_host(shape, logits, draws, tokens.as<uint16_t>());
   }
 
+  // --- coding
+
+  void byte_shares(const Tensor& logits, const Tensor& bytes, const Tensor& shares) override {
+    const int64_t rows = bytes.size(), V = logits.shape[1];
+    const float* x = floats(logits, rows * V, "shares: logits");
+    check(shares.bytes() == static_cast<size_t>(rows) * sizeof(ByteShare), "shares: shares");
+    const uint16_t* wanted = bytes.as<uint16_t>();
+    uint8_t* to = shares.as<uint8_t>();
+    for_frequencies(x, rows, V, [=](int64_t r, const uint32_t* f) {
+      check(wanted[r] < kByteValues, "shares: bytes");
+      const ByteShare share{sum(f, wanted[r]), f[wanted[r]], sum(f, kByteValues)};
+      std::memcpy(to + static_cast<size_t>(r) * sizeof(share), &share, sizeof(share));
+    });
+  }
+  void decode_bytes(const Tensor& logits, const Tensor& decoders, const Tensor& bytes) override {
+    const int64_t rows = bytes.size(), V = logits.shape[1];
+    const float* x = floats(logits, rows * V, "decode: logits");
+    check(decoders.bytes() == static_cast<size_t>(rows) * sizeof(RangeDecoder), "decode: decoders");
+    auto* decoder = reinterpret_cast<RangeDecoder*>(decoders.as<uint8_t>());
+    uint16_t* to = bytes.as<uint16_t>();
+    for_frequencies(x, rows, V, [=](int64_t r, const uint32_t* f) {
+      const Share found = share_of(f, decoder[r].target(sum(f, kByteValues)));
+      decoder[r].take(found.below, f[found.symbol]);
+      to[r] = found.symbol;
+    });
+  }
+
  private:
+  // each(row, frequencies of the 256 bytes)
+  template <class Each>
+  void for_frequencies(const float* logits, int64_t rows, int64_t V, const Each& each) const {
+    check(V >= static_cast<int64_t>(kByteValues), "the model knows all bytes");
+    parallel(threads_, rows, rows_of(kGrain, V), [&](int64_t begin, int64_t end) {
+      uint32_t frequencies[kByteValues];
+      for (int64_t r = begin; r < end; ++r) {
+        kernels_.frequencies(logits + r * V, kByteValues, frequencies);
+        each(r, frequencies);
+      }
+    });
+  }
+
   static Act act_of(Activation activation) {
     switch (activation) {
       case Activation::none:

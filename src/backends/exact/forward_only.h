@@ -5,7 +5,17 @@
 
 namespace megabyte::exact {
 
-class ForwardOnly : public Backend {
+// Only backward passes turn back, and linear attention that turns a window for each patch.
+inline void refuse_to_turn_back(bool inverse) {
+  if (inverse)
+    fail(
+        "the exact backend does not run linear attention across patches (cross_patch) with rotary "
+        "positions: use --device cpu or cuda");
+}
+
+// Base: Backend, or a class that implements a part of it.
+template <class Base>
+class ForwardOnly : public Base {
  public:
   void embed_backward(const EmbedShape&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       const Tensor&) override {
@@ -43,7 +53,7 @@ class ForwardOnly : public Backend {
 
  protected:
   [[noreturn]] void refuse() const {
-    fail("the {} backend only runs models forward: train with --device cpu or cuda", name());
+    fail("the {} backend only runs models forward: train with --device cpu or cuda", this->name());
   }
 };
 

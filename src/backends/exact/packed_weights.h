@@ -1,14 +1,10 @@
-// The matrices of models in 8 bits, made when a product first reads one and kept until its memory
-// is written or released. Safe to use from several threads.
+// The matrices of models in 8 bits, as the kernels want them.
 #pragma once
 
-#include <map>
-#include <memory>
-#include <shared_mutex>
 #include <vector>
 
 #include "backends/exact/kernels.h"
-#include "base/tensor.h"
+#include "backends/exact/weight_cache.h"
 
 namespace megabyte::exact {
 
@@ -19,18 +15,15 @@ class PackedWeights {
   // w (N, K) f32. Valid until the memory is forgotten.
   PackedMatrix get(const Tensor& w);
   // What was made of matrices that reach into [begin, begin + bytes).
-  void forget(const void* begin, size_t bytes);
+  void forget(const void* begin, size_t bytes) { cache_.forget(begin, bytes); }
 
  private:
-  struct Entry {
-    size_t bytes;  // of the matrix in float
+  struct Packed {
     std::vector<std::byte> data;
     std::vector<float> scales;
-    PackedMatrix matrix;
   };
   const Kernels& kernels_;
-  std::shared_mutex mutex_;
-  std::map<const std::byte*, std::unique_ptr<Entry>> entries_;  // by where the matrix begins
+  WeightCache<Packed> cache_;
 };
 
 }  // namespace megabyte::exact

@@ -1,4 +1,4 @@
-#include "codec/range_coder.h"
+#include "ops/range_coder.h"
 
 #include <gtest/gtest.h>
 

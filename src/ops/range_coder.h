@@ -4,11 +4,16 @@
 // probability. All of it is integers: every machine makes and reads the same bytes.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
+
+#ifdef __CUDACC__
+#define MEGABYTE_DEVICE __host__ __device__
+#else
+#define MEGABYTE_DEVICE
+#endif
 
 namespace megabyte {
 
@@ -54,19 +59,26 @@ class RangeEncoder {
   std::vector<uint8_t> bytes_;
 };
 
+// The interval's place in the bytes that name it. Plain memory, so that it may lie on a device, as
+// `bytes` then does, too.
 class RangeDecoder {
  public:
-  explicit RangeDecoder(std::span<const uint8_t> bytes) : bytes_(bytes) {
+  RangeDecoder() = default;  // of no bytes: decodes to something
+  explicit RangeDecoder(std::span<const uint8_t> bytes)
+      : bytes_(bytes.data()), size_(bytes.size()) {
     for (int i = 0; i < 8; ++i) shift();
   }
+  // The same bytes elsewhere.
+  void move_to(const uint8_t* bytes) { bytes_ = bytes; }
 
   // A number in [0, total): it belongs to the next symbol, which take() then names. Bytes that no
   // encoder wrote give some symbols, too.
-  uint32_t target(uint32_t total) {
+  MEGABYTE_DEVICE uint32_t target(uint32_t total) {
     unit_ = range_ / total;
-    return static_cast<uint32_t>(std::min<uint64_t>(offset_ / unit_, total - 1));
+    const uint64_t at = offset_ / unit_;
+    return at < total ? static_cast<uint32_t>(at) : total - 1;
   }
-  void take(uint32_t below, uint32_t frequency) {
+  MEGABYTE_DEVICE void take(uint32_t below, uint32_t frequency) {
     offset_ -= unit_ * below;
     range_ = unit_ * frequency;
     while (range_ < kSmallestRange) {
@@ -76,13 +88,13 @@ class RangeDecoder {
   }
 
  private:
-  void shift() {
-    offset_ = offset_ << 8 | (next_ < bytes_.size() ? bytes_[next_] : 0);
+  MEGABYTE_DEVICE void shift() {
+    offset_ = offset_ << 8 | (next_ < size_ ? bytes_[next_] : 0);
     ++next_;
   }
 
-  std::span<const uint8_t> bytes_;
-  size_t next_ = 0;
+  const uint8_t* bytes_ = nullptr;
+  uint64_t size_ = 0, next_ = 0;
   uint64_t offset_ = 0;  // of the number that the bytes name, from the interval's low end
   uint64_t range_ = ~uint64_t{0}, unit_ = 0;
 };

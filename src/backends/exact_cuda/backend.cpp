@@ -1,0 +1,244 @@
+// The exact backend's twin on the GPU: the same bits (docs/exact.md). What only moves or adds comes
+// from the cuda backend; the rest is in this folder's kernels.
+#include <memory>
+
+#include "backends/cuda/device_backend.h"
+#include "backends/exact/forward_only.h"
+#include "backends/exact/frequencies.h"
+#include "backends/exact/rotary_table.h"
+#include "backends/exact/weight_cache.h"
+#include "backends/exact_cuda/kernels.h"
+#include "backends/factories.h"
+#include "ops/symbols.h"
+
+namespace megabyte {
+namespace {
+
+using namespace exact_cuda;  // NOLINT: this file is the backend
+
+// The elements of a float tensor of `size` elements; nullptr where there is none.
+float* floats(const Tensor& t, int64_t size, std::string_view what) {
+  if (!t) return nullptr;
+  check(t.size() == size, what);
+  return t.as<float>();
+}
+
+exact::Act act_of(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return exact::Act::none;
+    case Activation::relu:
+      return exact::Act::relu;
+    case Activation::gelu:
+      return exact::Act::gelu;
+  }
+  fail("the exact backend does not know this model's activation: use --device cpu or cuda");
+}
+
+class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, public ByteCoding {
+ public:
+  std::string name() const override { return "exact-cuda"; }
+  std::string description() const override {
+    return fmt::format("{}, numbers of version {}", context_.device_name(), exact::kVersion);
+  }
+  bool supports(DType compute) const override { return compute == DType::f32; }
+  bool fast(DType compute) const override { return compute == DType::f32; }
+  DType residual_dtype(DType) const override { return DType::f32; }
+  DType residual_gradient_dtype(DType) const override { return DType::f32; }
+
+  size_t workspace() const override { return 0; }
+  Buffer allocate(size_t bytes) override {
+    auto memory = std::make_shared<Buffer>(cuda::allocate_on_device(bytes));
+    std::byte* data = memory->data();
+    return {data, bytes,
+            [memory, bytes, weights = weights_](std::byte* p) { weights->forget(p, bytes); }};
+  }
+  void from_host(const Tensor& dst, const void* src) override {
+    weights_->forget(dst.data, dst.bytes());
+    DeviceBackend::from_host(dst, src);
+  }
+  void zero(const Tensor& x) override {
+    weights_->forget(x.data, x.bytes());
+    DeviceBackend::zero(x);
+  }
+
+  void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
+                      const Tensor& pre, const Tensor& y) override {
+    if (pre) refuse();
+    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
+    check(w.shape[1] == K && y.size() == M * N, "linear: x (M, K), w (N, K) and y (M, N)");
+    const DeviceMatrix matrix = matrix_of(w);
+    const Int8Rows rows = scratch_rows(M, K);
+    quantise(context_, x.as<float>(), M, K, rows);
+    multiply(context_, rows, M, matrix, floats(bias, N, "linear: bias (N)"), act_of(activation),
+             y.as<float>());
+  }
+  void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
+                             const Tensor& weight, const Tensor& bias, double eps,
+                             const Tensor& sum, const Tensor& y, const Tensor& xhat,
+                             const Tensor& rstd) override {
+    if (xhat || rstd || dropout.rate > 0) refuse();
+    norm(context_, norm_of(x, delta, weight, bias, eps, sum), x.shape[0], x.shape[1],
+         floats(y, x.size(), "norm: y (M, D)"));
+  }
+  void norm_linear(const Tensor& x, const Tensor& delta, const Tensor& norm_weight,
+                   const Tensor& norm_bias, double eps, const Tensor& w, const Tensor& bias,
+                   Activation activation, const Tensor& sum, const Tensor&,
+                   const Tensor& y) override {
+    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
+    check(w.shape[1] == K && y.size() == M * N, "norm and linear: shapes");
+    const DeviceMatrix matrix = matrix_of(w);
+    const Int8Rows rows = scratch_rows(M, K);
+    norm_and_quantise(context_, norm_of(x, delta, norm_weight, norm_bias, eps, sum), M, K, rows);
+    multiply(context_, rows, M, matrix, floats(bias, N, "linear: bias (N)"), act_of(activation),
+             y.as<float>());
+  }
+
+  void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
+              bool inverse) override {
+    exact::refuse_to_turn_back(inverse);
+    check(head_dim % 2 == 0 && qkv.shape[1] == 3 * heads * head_dim, "rotary: pairs of a head");
+    rotate(context_, qkv.as<float>(), qkv.shape[0], heads, head_dim, length,
+           turns(first + length, head_dim) + first * (head_dim / 2));
+  }
+  void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
+                         const Tensor& stats) override {
+    if (stats) refuse();
+    const int64_t D = shape.dim(), S = shape.sequences;
+    const float* x = floats(qkv, S * shape.length * 3 * D, "attention: qkv");
+    float* y = floats(out, S * shape.queries * D, "attention: out");
+    if (shape.linear && shape.cross == 0)
+      attend_running(context_, shape, x, y);
+    else
+      attend(context_, shape, x, y);
+  }
+  void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
+                        const Tensor& values, const Tensor& out) override {
+    const int64_t D = shape.dim(), visible = shape.position - shape.first + 1;
+    check(shape.first >= 0 && visible >= 1 && visible <= shape.capacity,
+          "decode: the visible positions fit the cache");
+    attend_cached(context_, shape, floats(qkv, shape.batch * 3 * D, "decode: qkv"),
+                  floats(keys, shape.batch * shape.capacity * D, "decode: keys"),
+                  floats(values, shape.batch * shape.capacity * D, "decode: values"),
+                  floats(out, shape.batch * D, "decode: out"));
+  }
+  void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
+                               const Tensor& out) override {
+    const int64_t D = shape.dim();
+    attend_state(context_, shape, floats(qkv, shape.batch * 3 * D, "decode: qkv"),
+                 floats(state, shape.batch * D * (shape.head_dim + 1), "decode: state"),
+                 floats(out, shape.batch * D, "decode: out"));
+  }
+
+  // The probabilities are the codec's: whole frequencies.
+  void cross_entropy(const LossShape& shape, const Tensor& logits, const Tensor& targets,
+                     const Tensor& losses, const Tensor& dlogits, const Tensor& total) override {
+    if (dlogits) refuse();
+    const int64_t rows = shape.rows * shape.length;
+    check(targets.size() == rows, "cross entropy: targets");
+    exact_cuda::cross_entropy(
+        context_, shape, floats(logits, rows * shape.vocab, "cross entropy: logits"),
+        targets.as<uint16_t>(), floats(losses, rows, "cross entropy: losses"), total.as<double>());
+  }
+
+  void byte_shares(const Tensor& logits, const Tensor& bytes, const Tensor& shares) override {
+    const int64_t rows = bytes.size(), V = logits.shape[1];
+    check(V >= static_cast<int64_t>(kByteValues) &&
+              shares.bytes() == static_cast<size_t>(rows) * sizeof(ByteShare),
+          "shares: all bytes, a share for each row");
+    exact_cuda::byte_shares(context_, floats(logits, rows * V, "shares: logits"), rows, V,
+                            bytes.as<uint16_t>(),
+                            reinterpret_cast<ByteShare*>(shares.as<uint8_t>()));
+  }
+  void decode_bytes(const Tensor& logits, const Tensor& decoders, const Tensor& bytes) override {
+    const int64_t rows = bytes.size(), V = logits.shape[1];
+    check(V >= static_cast<int64_t>(kByteValues) &&
+              decoders.bytes() == static_cast<size_t>(rows) * sizeof(RangeDecoder),
+          "decode: all bytes, a decoder for each row");
+    exact_cuda::decode_bytes(context_, floats(logits, rows * V, "decode: logits"), rows, V,
+                             reinterpret_cast<RangeDecoder*>(decoders.as<uint8_t>()),
+                             bytes.as<uint16_t>());
+  }
+
+ private:
+  struct Matrix {
+    Buffer q, scales;
+  };
+  using Weights = exact::WeightCache<Matrix>;
+
+  static Norm norm_of(const Tensor& x, const Tensor& delta, const Tensor& weight,
+                      const Tensor& bias, double eps, const Tensor& sum) {
+    const int64_t size = x.size(), D = x.shape[1];
+    check(!delta || sum, "norm: the sum");
+    return {.x = x.as<float>(),
+            .delta = floats(delta, size, "norm: delta"),
+            .sum = delta ? floats(sum, size, "norm: sum") : nullptr,
+            .weight = floats(weight, D, "norm: weight"),
+            .bias = floats(bias, D, "norm: bias"),
+            .eps = static_cast<float>(eps)};
+  }
+
+  Int8Rows scratch_rows(int64_t rows, int64_t columns) {
+    return int8_rows(context_.scratch(int8_rows_bytes(rows, columns)), rows, columns);
+  }
+
+  DeviceMatrix matrix_of(const Tensor& w) {
+    const int64_t N = w.shape[0], K = w.shape[1];
+    const Matrix& made = weights_->get(w, [&] { return make_matrix(w); });
+    return {reinterpret_cast<const int8_t*>(made.q.data()),
+            reinterpret_cast<const float*>(made.scales.data()), N, K};
+  }
+  Matrix make_matrix(const Tensor& w) {
+    const int64_t N = w.shape[0], K = w.shape[1], across = blocks_across(K);
+    const int64_t padded = (N + kOutputs - 1) / kOutputs * kOutputs;
+    std::vector<float> values(static_cast<size_t>(N * K));
+    to_host(values.data(), w);
+    QuantisedRows quantised = quantise_rows(values.data(), N, K);
+    quantised.scales.resize(static_cast<size_t>(padded));
+    std::vector<int8_t> blocks(static_cast<size_t>(padded * across * kBlockColumns));
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t k = 0; k < K; ++k)
+        blocks[static_cast<size_t>(place_of(n, k, across))] =
+            quantised.q[static_cast<size_t>(n * K + k)];
+    return {upload(blocks), upload(quantised.scales)};
+  }
+  template <class T>
+  Buffer upload(const std::vector<T>& values) {
+    Buffer buffer = cuda::allocate_on_device(values.size() * sizeof(T));
+    context_.upload(buffer.data(), values.data(), buffer.bytes());
+    return buffer;
+  }
+
+  // Cosines and sines of at least the first `positions`.
+  const float2* turns(int64_t positions, int64_t head_dim) {
+    std::vector<Buffer>& tables = turns_[head_dim];
+    const int64_t half = head_dim / 2;
+    const auto bytes = [half](int64_t n) { return static_cast<size_t>(n * half) * sizeof(float2); };
+    if (tables.empty() || tables.back().bytes() < bytes(positions)) {
+      int64_t capacity = 64;
+      while (capacity < positions) capacity *= 2;
+      const auto table = rotary_.up_to(capacity, head_dim);
+      std::vector<float2> both(static_cast<size_t>(capacity * half));
+      for (size_t i = 0; i < both.size(); ++i) both[i] = {table->cosines[i], table->sines[i]};
+      tables.push_back(upload(both));
+    }
+    return reinterpret_cast<const float2*>(tables.back().data());
+  }
+
+  std::shared_ptr<Weights> weights_ =
+      std::make_shared<Weights>();  // what is released later knows it
+  exact::RotaryTables rotary_;
+  // By head_dim, each larger than the one before: work that is still to be done, and recordings,
+  // use old ones.
+  std::map<int64_t, std::vector<Buffer>> turns_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_exact_cuda_backend() {
+  if (const std::string why = cuda::why_no_device(); !why.empty())
+    fail("no CUDA device can be used: {}; use --device exact", why);
+  return std::make_unique<ExactCudaBackend>();
+}
+
+}  // namespace megabyte

@@ -1,0 +1,153 @@
+// Frequencies of symbols: what they say a target costs, and the coding of bytes. A warp has a row.
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/vector.cuh"
+#include "backends/exact_cuda/kernels.h"
+#include "backends/exact_cuda/numbers.cuh"
+
+namespace megabyte::exact_cuda {
+namespace {
+
+constexpr int kWarps = 4;
+
+__device__ float largest_of(float top) {  // of a warp
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    top = maximum(__shfl_xor_sync(~0u, top, distance), top);
+  return top;
+}
+
+struct Loss {
+  const float* logits;
+  const uint16_t* targets;
+  float* losses;
+  double* nats;  // of each row
+  int64_t rows, length, valid, vocab;
+};
+
+__global__ void __launch_bounds__(32 * kWarps) loss_kernel(const Loss a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row >= a.rows) return;
+  double nats = 0;
+  if (row % a.length < a.valid) {
+    const float* logits = a.logits + row * a.vocab;
+    float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
+    for (int64_t i = lane; i < a.vocab; i += 32) top = maximum(logits[i], top);
+    top = largest_of(top);
+    unsigned long long sum = 0;
+    for (int64_t i = lane; i < a.vocab; i += 32) sum += frequency(logits[i], top);
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+    const unsigned target = a.targets[row];
+    nats = target < a.vocab ? log(static_cast<double>(sum)) -
+                                  log(static_cast<double>(frequency(logits[target], top)))
+                            : __longlong_as_double(0x7ff8000000000000ll);
+  }
+  if (lane > 0) return;
+  if (a.losses != nullptr) a.losses[row] = static_cast<float>(nats);
+  a.nats[row] = nats;
+}
+
+// The frequencies of a row's 256 bytes: a lane has eight neighbouring ones.
+struct Frequencies {
+  static constexpr int kEach = 8;
+  uint32_t own[kEach];
+  uint32_t below;  // the sum of those of the lanes before
+  uint32_t total;
+  __device__ Frequencies(const float* logits, int lane) {
+    float x[kEach];
+    float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      x[i] = logits[lane * kEach + i];
+      top = maximum(x[i], top);
+    }
+    top = largest_of(top);
+    uint32_t sum = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) sum += own[i] = frequency(x[i], top);
+    uint32_t upto = sum;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const uint32_t earlier = __shfl_up_sync(~0u, upto, distance);
+      if (lane >= distance) upto += earlier;
+    }
+    below = upto - sum;
+    total = __shfl_sync(~0u, upto, 31);
+  }
+};
+
+__global__ void __launch_bounds__(32 * kWarps)
+    shares_kernel(const float* logits, int64_t rows, int64_t vocab, const uint16_t* bytes,
+                  ByteShare* shares) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row >= rows) return;
+  const Frequencies f(logits + row * vocab, lane);
+  const int byte = bytes[row] % 256;
+  if (byte / Frequencies::kEach != lane) return;
+  ByteShare share{f.below, 0, f.total};
+#pragma unroll
+  for (int i = 0; i < Frequencies::kEach; ++i) {
+    if (i < byte % Frequencies::kEach) share.below += f.own[i];
+    if (i == byte % Frequencies::kEach) share.frequency = f.own[i];
+  }
+  shares[row] = share;
+}
+
+__global__ void __launch_bounds__(32 * kWarps)
+    decode_kernel(const float* logits, int64_t rows, int64_t vocab, RangeDecoder* decoders,
+                  uint16_t* bytes) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row >= rows) return;
+  RangeDecoder decoder = decoders[row];
+  const Frequencies f(logits + row * vocab, lane);
+  const uint32_t target = decoder.target(f.total);
+  uint32_t below = f.below;
+  int found = -1;
+  uint32_t frequency = 0;
+#pragma unroll
+  for (int i = 0; i < Frequencies::kEach; ++i) {
+    if (found < 0 && target >= below && target - below < f.own[i]) {
+      found = lane * Frequencies::kEach + i;
+      frequency = f.own[i];
+    }
+    if (found < 0) below += f.own[i];
+  }
+  __syncwarp();  // all have read the decoder that one changes
+  if (found < 0) return;
+  decoder.take(below, frequency);
+  decoders[row] = decoder;
+  bytes[row] = static_cast<uint16_t>(found);
+}
+
+unsigned blocks_of(int64_t rows) { return cuda::grid_of(cuda::ceil_div(rows, kWarps)); }
+
+}  // namespace
+
+void byte_shares(cuda::Context& context, const float* logits, int64_t rows, int64_t vocab,
+                 const uint16_t* bytes, ByteShare* shares) {
+  shares_kernel<<<blocks_of(rows), 32 * kWarps, 0, context.stream()>>>(logits, rows, vocab, bytes,
+                                                                       shares);
+  cuda::check_launch("shares of bytes");
+}
+
+void decode_bytes(cuda::Context& context, const float* logits, int64_t rows, int64_t vocab,
+                  RangeDecoder* decoders, uint16_t* bytes) {
+  decode_kernel<<<blocks_of(rows), 32 * kWarps, 0, context.stream()>>>(logits, rows, vocab,
+                                                                       decoders, bytes);
+  cuda::check_launch("decoding of bytes");
+}
+
+void cross_entropy(cuda::Context& context, const LossShape& shape, const float* logits,
+                   const uint16_t* targets, float* losses, double* total) {
+  const int64_t rows = shape.rows * shape.length;
+  const Loss a{logits, targets,      losses,      context.scratch_of<double>(rows),
+               rows,   shape.length, shape.valid, shape.vocab};
+  loss_kernel<<<blocks_of(rows), 32 * kWarps, 0, context.stream()>>>(a);
+  cuda::check_launch("cross entropy");
+  cuda::add_total(context, a.nats, rows, total);
+}
+
+}  // namespace megabyte::exact_cuda
