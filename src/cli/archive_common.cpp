@@ -56,6 +56,7 @@ InputBytes::InputBytes(const std::string& file) : name_(file == "-" ? "stdin" : 
 }
 
 OutputBytes::OutputBytes(const std::string& file, bool force) {
+  ignore_file_limit_signal();
   if (file == "-") return;
   if (!force && fs::exists(file))
     fail("{} exists already: choose another name with -o, or --force", file);

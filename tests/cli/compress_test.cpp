@@ -170,6 +170,24 @@ TEST_F(CompressCommand, AnInterruptLeavesNothing) {
   EXPECT_FALSE(fs::exists(folder_ / "long.mbz.tmp"));
 }
 
+TEST_F(CompressCommand, AFileAboveTheSystemsLimitIsOneLineAndNoFile) {
+  run({"compress", folder_ / "text"});
+  fs::remove(folder_ / "text");
+  write_file(folder_ / "other", text_);
+  for (const bool to_file : {true, false})
+    for (const auto& [word, in] : {std::pair{"compress", "other"}, {"decompress", "text.mbz"}}) {
+      const std::string out = to_file ? folder_ / "out" : "-";
+      const CommandResult result =
+          test::RunningMegabyte({word, folder_ / in, "-o", out, "--model", folder_ / "model"}, "",
+                                200)
+              .wait();
+      EXPECT_EQ(result.exit_code, 1) << word;
+      EXPECT_NE(result.err.find("File too large"), std::string::npos) << result.err;
+      EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+      EXPECT_EQ(files(), 3u);
+    }
+}
+
 TEST_F(CompressCommand, ScoringTellsTheSizeBeforehand) {
   std::string text;  // several streams
   while (text.size() < 40000) text += text_;
