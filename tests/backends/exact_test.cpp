@@ -100,6 +100,74 @@ TEST_P(ExactKernels, ProductsAreExact) {
   }
 }
 
+// Sixteen accumulators over n terms, term i added by add(accumulator, i), and their sum in pairs.
+template <class Add>
+float lanes(int64_t n, const Add& add) {
+  float acc[16] = {};
+  for (int64_t i = 0; i < n; ++i) acc[i % 16] = add(acc[i % 16], i);
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) acc[i] += acc[i + half];
+  return acc[0];
+}
+
+TEST_P(ExactKernels, AttentionIsThatOfTheSpecification) {
+  constexpr int64_t kHeads = 3;
+  for (const int64_t d : {8, 16, 32, 40, 64, 80})
+    for (const int64_t visible : {1, 9, 16, 17, 31, 40}) {
+      SCOPED_TRACE(fmt::format("{} wide, {} visible", d, visible));
+      const int64_t capacity = visible + 3, slot = visible - 1;  // from one row before the end
+      Random random(static_cast<uint64_t>(d * visible), 0);
+      const auto draw = [&](int64_t count) {
+        std::vector<float> x(static_cast<size_t>(count));
+        for (float& v : x) v = static_cast<float>(random.normal());
+        return x;
+      };
+      const std::vector<float> q = draw(kHeads * d), k = draw(kHeads * capacity * d),
+                               v = draw(kHeads * capacity * d);
+      std::vector<float> out(q.size()),
+          scratch(static_cast<size_t>(kHeads * (exact::padded(d) + exact::padded(visible))));
+      const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+      kernels().attend({.q = q.data(),
+                        .k = k.data(),
+                        .v = v.data(),
+                        .heads = kHeads,
+                        .dim = d,
+                        .stride = d,
+                        .head_stride = capacity * d,
+                        .slot = slot,
+                        .capacity = capacity,
+                        .visible = visible,
+                        .scale = scale,
+                        .linear = false,
+                        .out = out.data()},
+                       scratch.data());
+      for (int64_t h = 0; h < kHeads; ++h) {
+        const auto row = [&](int64_t j) { return (h * capacity + (slot + j) % capacity) * d; };
+        std::vector<float> weights(static_cast<size_t>(visible));
+        float top = -HUGE_VALF;
+        for (int64_t j = 0; j < visible; ++j) {
+          float& score = weights[static_cast<size_t>(j)];
+          score = lanes(d, [&](float acc, int64_t c) {
+            return std::fma(q[static_cast<size_t>(h * d + c)] * scale,
+                            k[static_cast<size_t>(row(j) + c)], acc);
+          });
+          top = score > top ? score : top;
+        }
+        for (float& w : weights) w = exponential(w - top);
+        const float inverse = 1.0f / lanes(visible, [&](float acc, int64_t j) {
+                                return acc + weights[static_cast<size_t>(j)];
+                              });
+        for (int64_t c = 0; c < d; ++c) {
+          float acc = 0;
+          for (int64_t j = 0; j < visible; ++j)
+            acc =
+                std::fma(weights[static_cast<size_t>(j)], v[static_cast<size_t>(row(j) + c)], acc);
+          ASSERT_EQ(out[static_cast<size_t>(h * d + c)], acc * inverse) << h << ' ' << c;
+        }
+      }
+    }
+}
+
 TEST_P(ExactKernels, FrequenciesAreThoseOfTheSpecification) {
   for (const int64_t vocab : {1, 5, 16, 256, 257}) {
     Random random(static_cast<uint64_t>(vocab), 0);

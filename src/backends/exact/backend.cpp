@@ -245,8 +245,10 @@ class ExactBackend final : public ForwardOnly<Backend>, public ByteCoding {
                    kernels_.attend({.q = head + (s * n + t) * 3 * D,
                                     .k = head + from * 3 * D + D,
                                     .v = head + from * 3 * D + 2 * D,
+                                    .heads = 1,
                                     .dim = d,
                                     .stride = 3 * D,
+                                    .head_stride = d,
                                     .slot = 0,
                                     .capacity = visible,
                                     .visible = visible,
@@ -270,21 +272,28 @@ class ExactBackend final : public ForwardOnly<Backend>, public ByteCoding {
     float* y = floats(out, shape.batch * D, "decode: out");
     parallel(threads_, shape.batch * shape.heads, rows_of(kGrain, visible * d),
              [&](int64_t begin, int64_t end) {
-               auto* scratch = reinterpret_cast<float*>(thread_scratch(
-                   static_cast<size_t>(padded(d) + padded(visible)) * sizeof(float)));
-               for (int64_t i = begin; i < end; ++i) {
+               auto* scratch = reinterpret_cast<float*>(
+                   thread_scratch(static_cast<size_t>(std::min(shape.heads, end - begin) *
+                                                      (padded(d) + padded(visible))) *
+                                  sizeof(float)));
+               for (int64_t i = begin, heads = 0; i < end; i += heads) {  // of one row
                  const int64_t b = i / shape.heads, h = i % shape.heads;
+                 heads = std::min(shape.heads - h, end - i);
                  const float* q = x + b * 3 * D + h * d;
                  float* k = K + i * capacity * d;
                  float* v = V + i * capacity * d;
-                 const int64_t slot = shape.position % capacity;
-                 std::copy_n(q + D, d, k + slot * d);
-                 std::copy_n(q + 2 * D, d, v + slot * d);
+                 for (int64_t j = 0; j < heads; ++j) {
+                   const int64_t slot = (j * capacity + shape.position % capacity) * d;
+                   std::copy_n(q + D + j * d, d, k + slot);
+                   std::copy_n(q + 2 * D + j * d, d, v + slot);
+                 }
                  kernels_.attend({.q = q,
                                   .k = k,
                                   .v = v,
+                                  .heads = heads,
                                   .dim = d,
                                   .stride = d,
+                                  .head_stride = capacity * d,
                                   .slot = shape.first % capacity,
                                   .capacity = capacity,
                                   .visible = visible,

@@ -169,74 +169,159 @@ void norm(const NormCall& call, int64_t row, int64_t row_end) {
   }
 }
 
-// out (from element c on, kVectors vectors) = the sum of weights[p] * v_p, times `inverse`.
+// The rows of a head's keys or values that a query sees, in ascending order of position.
+class Ring {
+ public:
+  MEGABYTE_INLINE Ring(const AttendCall& call, const float* rows)
+      : rows_(rows),
+        row_(rows + call.slot * call.stride),
+        stride_(call.stride),
+        before_end_(call.capacity - call.slot) {}
+  MEGABYTE_INLINE const float* next() {
+    const float* row = row_;
+    row_ = --before_end_ == 0 ? rows_ : row + stride_;
+    return row;
+  }
+
+ private:
+  const float *rows_, *row_;
+  int64_t stride_, before_end_;
+};
+
+// A head's query, in kVectors vectors or (0) in however many there are; its product with a key.
 template <int kVectors>
-MEGABYTE_INLINE void weigh(const AttendCall& call, const float* weights, V inverse, int64_t c) {
+class Query {
+ public:
+  MEGABYTE_INLINE Query(const AttendCall&, const float* q) {
+    for (int i = 0; i < kVectors; ++i) q_[i] = load(q + i * kLanes);
+  }
+  MEGABYTE_INLINE V dot(const float* key) const {
+    V dot = set(0.0f);
+    for (int i = 0; i < kVectors; ++i) dot = fma(q_[i], load(key + i * kLanes), dot);
+    return dot;
+  }
+
+ private:
+  V q_[kVectors];
+};
+template <>
+class Query<0> {
+ public:
+  MEGABYTE_INLINE Query(const AttendCall& call, const float* q)
+      : q_(q), dim_(call.dim), linear_(call.linear) {}
+  MEGABYTE_INLINE V dot(const float* key) const {
+    V dot = set(0.0f);
+    for_lanes(dim_, [&](int64_t i, auto lanes) {
+      const V k = load(key + i, lanes);
+      dot = fma(load(q_ + i), linear_ ? feature(k) : k, dot);
+    });
+    return dot;
+  }
+
+ private:
+  const float* q_;
+  int64_t dim_;
+  bool linear_;
+};
+
+// The scores of all keys of a head; the largest.
+template <int kVectors>
+MEGABYTE_INLINE float score(const AttendCall& call, const float* keys, const float* q,
+                            float* scores) {
+  const Query<kVectors> query(call, q);
+  Ring ring(call, keys);
+  const V lowest = set(-__builtin_inff());
+  V top = lowest, dots[kLanes];
+  int64_t p = 0;
+  for (; p + kLanes <= call.visible; p += kLanes) {
+    for (V& dot : dots) dot = query.dot(ring.next());
+    const V each = sums(dots);
+    store(each, scores + p);
+    top = if_greater(each, top, each, top);
+  }
+  if (const int64_t rest = call.visible - p; rest > 0) {
+    for (int64_t i = 0; i < kLanes; ++i) dots[i] = i < rest ? query.dot(ring.next()) : set(0.0f);
+    const V each = first_of(sums(dots), rest, lowest);
+    store(each, scores + p);
+    top = if_greater(each, top, each, top);
+  }
+  return maximum(top);
+}
+
+// out (kVectors vectors) = the sum of weights[p] * v_p from element c on, times `inverse`.
+template <int kVectors>
+MEGABYTE_INLINE void weigh(const AttendCall& call, const float* values, const float* weights,
+                           float inverse, float* out) {
   V acc[kVectors];
   for (V& a : acc) a = set(0.0f);
-  int64_t slot = call.slot;
+  Ring ring(call, values);
   for (int64_t p = 0; p < call.visible; ++p) {
-    const float* value = call.v + slot * call.stride + c;
+    const float* value = ring.next();
     const V weight = set(weights[p]);
     for (int i = 0; i < kVectors; ++i) acc[i] = fma(weight, load(value + i * kLanes), acc[i]);
-    slot = slot + 1 == call.capacity ? 0 : slot + 1;
   }
-  for (int i = 0; i < kVectors; ++i) store(mul(acc[i], inverse), call.out + c + i * kLanes);
+  for (int i = 0; i < kVectors; ++i) store(mul(acc[i], set(inverse)), out + i * kLanes);
+}
+
+MEGABYTE_INLINE void weigh_any(const AttendCall& call, const float* values, const float* weights,
+                               float inverse, float* out) {
+  const int64_t d = call.dim;
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= d; c += 4 * kLanes)
+    weigh<4>(call, values + c, weights, inverse, out + c);
+  for (; c + kLanes <= d; c += kLanes) weigh<1>(call, values + c, weights, inverse, out + c);
+  if (c == d) return;
+  V acc = set(0.0f);
+  Ring ring(call, values);
+  for (int64_t p = 0; p < call.visible; ++p)
+    acc = fma(set(weights[p]), load(ring.next() + c, d - c), acc);
+  store(mul(acc, set(inverse)), out + c, d - c);
+}
+
+// Step by step for all heads, so that the processor finds work in one while it waits in another.
+template <int kVectors>
+void attend_heads(const AttendCall& call, float* scratch) {
+  const int64_t d = call.dim, visible = call.visible;
+  const int64_t query_size = round_up(d, kLanes), size = query_size + round_up(visible, kLanes);
+  for (int64_t h = 0; h < call.heads; ++h) {
+    float* query = scratch + h * size;  // with zeros up to whole vectors
+    for_lanes(d, [&](int64_t i, auto lanes) {
+      store(set(0.0f), query + i);
+      const V q = load(call.q + h * d + i, lanes);
+      store(call.linear ? feature(q) : mul(q, set(call.scale)), query + i, lanes);
+    });
+  }
+  for (int64_t h = 0; h < call.heads; ++h) {
+    float* query = scratch + h * size;
+    float* weights = query + query_size;
+    // The query has served, and the largest score takes its place.
+    *query = score<kVectors>(call, call.k + h * call.head_stride, query, weights);
+  }
+  for (int64_t h = 0; h < call.heads; ++h) {
+    float* query = scratch + h * size;
+    float* weights = query + query_size;
+    const V top = set(*query);
+    V total = set(0.0f);
+    for_lanes(visible, [&](int64_t at, auto lanes) {
+      if (!call.linear) store(exp(sub(load(weights + at, lanes), top)), weights + at, lanes);
+      total = add(total, load(weights + at, lanes));
+    });
+    *query = 1.0f / sum(total);
+  }
+  for (int64_t h = 0; h < call.heads; ++h) {
+    const float* query = scratch + h * size;
+    const float* values = call.v + h * call.head_stride;
+    if constexpr (kVectors > 0)
+      weigh<kVectors>(call, values, query + query_size, *query, call.out + h * d);
+    else
+      weigh_any(call, values, query + query_size, *query, call.out + h * d);
+  }
 }
 
 void attend(const AttendCall& call, float* scratch) {
-  const int64_t d = call.dim;
-  float* query = scratch;  // with zeros up to whole vectors
-  float* weights = scratch + round_up(d, kLanes);
-  const bool is_linear = call.linear;
-  for_lanes(d, [&](int64_t i, auto lanes) {
-    store(set(0.0f), query + i);
-    const V q = load(call.q + i, lanes);
-    store(is_linear ? feature(q) : mul(q, set(call.scale)), query + i, lanes);
-  });
-  int64_t slot = call.slot, p = 0;
-  const auto next_dot = [&] {
-    const float* key = call.k + slot * call.stride;
-    slot = slot + 1 == call.capacity ? 0 : slot + 1;
-    V dot = set(0.0f);
-    for_lanes(d, [&](int64_t i, auto lanes) {
-      const V k = load(key + i, lanes);
-      dot = fma(load(query + i), is_linear ? feature(k) : k, dot);
-    });
-    return dot;
-  };
-  float top = -__builtin_inff();
-  V tops = set(top);
-  for (; p + kLanes <= call.visible; p += kLanes) {
-    V dots[kLanes];
-    for (V& dot : dots) dot = next_dot();
-    const V scores = sums(dots);
-    store(scores, weights + p);
-    tops = if_greater(scores, tops, scores, tops);
-  }
-  if (p > 0) top = maximum(tops, top);
-  for (; p < call.visible; ++p) {
-    weights[p] = sum(next_dot());
-    top = weights[p] > top ? weights[p] : top;
-  }
-  V total = set(0.0f);
-  for_lanes(call.visible, [&](int64_t at, auto lanes) {
-    if (!is_linear) store(exp(sub(load(weights + at, lanes), set(top))), weights + at, lanes);
-    total = add(total, load(weights + at, lanes));
-  });
-  const V inverse = set(1.0f / sum(total));
-  int64_t c = 0;
-  for (; c + 4 * kLanes <= d; c += 4 * kLanes) weigh<4>(call, weights, inverse, c);
-  for (; c + 2 * kLanes <= d; c += 2 * kLanes) weigh<2>(call, weights, inverse, c);
-  for (; c + kLanes <= d; c += kLanes) weigh<1>(call, weights, inverse, c);
-  if (c == d) return;
-  V acc = set(0.0f);
-  slot = call.slot;
-  for (p = 0; p < call.visible; ++p) {
-    acc = fma(set(weights[p]), load(call.v + slot * call.stride + c, d - c), acc);
-    slot = slot + 1 == call.capacity ? 0 : slot + 1;
-  }
-  store(mul(acc, inverse), call.out + c, d - c);
+  if (call.dim == 2 * kLanes && !call.linear) return attend_heads<2>(call, scratch);
+  if (call.dim == 4 * kLanes && !call.linear) return attend_heads<4>(call, scratch);
+  attend_heads<0>(call, scratch);
 }
 
 void attend_running(const float* q, const float* k, const float* v, int64_t d, float* state,
@@ -288,7 +373,7 @@ void row_frequencies(const float* logits, int64_t vocab, uint32_t* out) {
       const V x = load(logits + i);
       tops = if_greater(x, tops, x, tops);
     }
-    top = maximum(tops, top);
+    top = maximum(tops);
   }
   for (; i < vocab; ++i) top = logits[i] > top ? logits[i] : top;
   for_lanes(vocab, [&](int64_t at, auto lanes) {

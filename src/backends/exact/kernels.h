@@ -38,14 +38,15 @@ struct NormCall {
   int64_t dim;
 };
 
-// One query over `visible` keys and values, rows of `stride` floats; the first in row `slot` of
-// `capacity`, after the last of which comes row 0.
+// A position's queries (heads, dim), each over `visible` keys and values of its head, which are
+// rows `stride` floats apart, those of the next head `head_stride` further; the first in row `slot`
+// of `capacity`, after the last of which comes row 0.
 struct AttendCall {
   const float *q, *k, *v;
-  int64_t dim, stride, slot, capacity, visible;
+  int64_t heads, dim, stride, head_stride, slot, capacity, visible;
   float scale;  // 1 / sqrt(dim)
   bool linear;
-  float* out;
+  float* out;  // (heads, dim)
 };
 
 struct Kernels {
@@ -59,7 +60,7 @@ struct Kernels {
   void (*linear)(const LinearCall&, int64_t row, int64_t row_end, int64_t block, int64_t block_end,
                  std::byte* scratch);
   void (*norm)(const NormCall&, int64_t row, int64_t row_end);
-  // scratch: padded(dim) + padded(visible) floats
+  // scratch: heads * (padded(dim) + padded(visible)) floats
   void (*attend)(const AttendCall&, float* scratch);
   // state (dim + 1, dim) as Backend::linear_attention_decode; scratch: 2 * padded(dim) floats
   void (*attend_running)(const float* q, const float* k, const float* v, int64_t dim, float* state,

@@ -70,6 +70,12 @@ MEGABYTE_INLINE float sum(V v) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 MEGABYTE_INLINE int32_t imax(I v) { return _mm512_reduce_max_epi32(v); }
+// The largest; no lane is a NaN.
+MEGABYTE_INLINE float maximum(V v) { return _mm512_reduce_max_ps(v); }
+// The first `count` lanes of v, the others of `rest`.
+MEGABYTE_INLINE V first_of(V v, int64_t count, V rest) {
+  return _mm512_mask_mov_ps(rest, first(count), v);
+}
 // sum() of each of sixteen vectors.
 MEGABYTE_INLINE V sums(const V (&v)[kLanes]) {
   V eights[8], fours[4], twos[2];
@@ -168,6 +174,17 @@ MEGABYTE_INLINE int32_t imax(I v) {
   const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
+MEGABYTE_INLINE float maximum(V v) {
+  const __m256 eight = _mm256_max_ps(v.a, v.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+MEGABYTE_INLINE V first_of(V v, int64_t count, V rest) {
+  const I mask = first(count);
+  return {_mm256_blendv_ps(rest.a, v.a, _mm256_castsi256_ps(mask.a)),
+          _mm256_blendv_ps(rest.b, v.b, _mm256_castsi256_ps(mask.b))};
+}
 
 #else
 
@@ -230,6 +247,15 @@ MEGABYTE_INLINE int32_t imax(I v) {
   for (int64_t i = 1; i < kLanes; ++i) top = v[i] > top ? v[i] : top;
   return top;
 }
+MEGABYTE_INLINE float maximum(V v) {
+  float top = v[0];
+  for (int64_t i = 1; i < kLanes; ++i) top = v[i] > top ? v[i] : top;
+  return top;
+}
+MEGABYTE_INLINE V first_of(V v, int64_t count, V rest) {
+  for (int64_t i = count; i < kLanes; ++i) v[i] = rest[i];
+  return v;
+}
 
 #endif
 
@@ -240,12 +266,6 @@ MEGABYTE_INLINE V sums(const V (&v)[kLanes]) {
   return load(each);
 }
 #endif
-MEGABYTE_INLINE float maximum(V v, float top) {
-  float each[kLanes];
-  store(v, each);
-  for (const float x : each) top = x > top ? x : top;
-  return top;
-}
 
 }  // namespace
 }  // namespace megabyte::exact
