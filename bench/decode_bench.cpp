@@ -1,9 +1,9 @@
 // Speed of decoding steps: microseconds of a block and of each of its operations, and how fast that
 // streams the weights, in the stages of a large MEGABYTE.
 //   decode_bench DEVICE DTYPE [BATCH ...]     BATCH: 1 4 16 64
-// With a preset, speed of decoding whole contexts of that model byte by byte, every thread with
-// rows of its own:
-//   decode_bench DEVICE DTYPE --preset NAME [--threads N] [BATCH ...]
+// With a preset, speed of decoding that model byte by byte in the long run: from a slide of the
+// context to the next, every thread with rows of its own:
+//   decode_bench DEVICE DTYPE --preset NAME [--set KEY=VALUE] [--threads N] [BATCH ...]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -218,22 +218,44 @@ void run(const std::string& device, DType compute, const std::vector<int64_t>& b
     }
 }
 
+struct Cost {
+  double wall = 0, processor = 0;  // microseconds a byte
+};
+
+double thread_seconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 // The bytes' values do not matter to the time that they take.
-void decode_context(const Hierarchy& model, int64_t batch) {
-  Decoder decoder(model, batch);
+Cost decode(const Hierarchy& model, int64_t batch) {
+  const Config& config = model.config();
+  const int64_t patches = config.stages.front().length;  // an eighth is kept, as archives do
+  const int64_t kept = std::max<int64_t>(1, patches / 8) * config.patch_bytes(0);
+  Decoder decoder(model, batch, {}, kept);
+  const std::vector<uint16_t> before(static_cast<size_t>(batch * (config.context() - 1)));
+  decoder.prompt(before.data(), config.context() - 1);
   std::vector<uint16_t> tokens(static_cast<size_t>(batch));
-  std::vector<float> logits(static_cast<size_t>(batch * model.config().vocab_size));
-  for (int64_t t = 0; t < model.config().context(); ++t) {
+  std::vector<float> logits(static_cast<size_t>(batch * config.vocab_size));
+  decoder.advance();
+  decoder.accept(tokens.data());  // the context is full
+  const int64_t steps = config.context() - kept;
+  const double spent = thread_seconds();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int64_t t = 0; t < steps; ++t) {
     model.backend().to_host(logits.data(), decoder.advance());
     for (size_t b = 0; b < tokens.size(); ++b)
       tokens[b] = static_cast<uint16_t>((t * 7 + static_cast<int64_t>(b) * 13) % 97);
     decoder.accept(tokens.data());
   }
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  const double scale = 1e6 / static_cast<double>(batch * steps);
+  return {taken.count() * scale, (thread_seconds() - spent) * scale};
 }
 
-void run_preset(const std::string& device, DType compute, const std::string& name, int threads,
-                const std::vector<int64_t>& batches) {
-  const Config& config = find_preset(name).config;
+void run_model(const std::string& device, DType compute, const std::string& name,
+               const Config& config, int threads, const std::vector<int64_t>& batches) {
   std::vector<std::unique_ptr<Backend>> backends;
   std::vector<std::unique_ptr<Hierarchy>> models;
   for (int i = 0; i < threads; ++i) {
@@ -247,21 +269,23 @@ void run_preset(const std::string& device, DType compute, const std::string& nam
   for (const int64_t batch : batches) {
     std::vector<double> speeds, costs;  // of rounds
     for (int round = 0; round < 3; ++round) {
-      const std::clock_t spent = std::clock();  // by all threads
-      const auto begin = std::chrono::steady_clock::now();
+      std::vector<Cost> each(static_cast<size_t>(threads));
       std::vector<std::thread> workers;
-      for (int i = 0; i < threads; ++i)
+      for (size_t i = 0; i < each.size(); ++i)
         workers.emplace_back(
-            [&model = *models[static_cast<size_t>(i)], batch] { decode_context(model, batch); });
+            [&model = *models[i], &cost = each[i], batch] { cost = decode(model, batch); });
       for (std::thread& worker : workers) worker.join();
-      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-      const auto bytes = static_cast<double>(threads * batch * config.context());
-      speeds.push_back(bytes / taken.count());
-      costs.push_back(static_cast<double>(std::clock() - spent) / CLOCKS_PER_SEC / bytes);
+      double speed = 0, processor = 0;
+      for (const Cost& cost : each) {
+        speed += 1 / cost.wall;
+        processor += cost.processor / threads;
+      }
+      speeds.push_back(speed);
+      costs.push_back(processor);
     }
     std::sort(speeds.begin(), speeds.end());
     std::sort(costs.begin(), costs.end());
-    fmt::print("{:>6} {:>12.1f} {:>16.2f}\n", batch, speeds[1] * 1e-3, costs[1] * 1e6);
+    fmt::print("{:>6} {:>12.1f} {:>16.2f}\n", batch, speeds[1] * 1e3, costs[1]);
     std::fflush(stdout);
   }
 }
@@ -272,17 +296,21 @@ void run_preset(const std::string& device, DType compute, const std::string& nam
 int main(int argc, char** argv) {
   if (argc < 3) {
     fmt::print(stderr,
-               "usage: decode_bench DEVICE DTYPE [--preset NAME [--threads N]] [BATCH ...]\n");
+               "usage: decode_bench DEVICE DTYPE [--preset NAME [--set KEY=VALUE] [--threads N]] "
+               "[BATCH ...]\n");
     return 2;
   }
   try {
     std::vector<int64_t> batches;
-    std::string preset;
+    std::string name;
+    megabyte::Config config;
     int threads = 1;
     for (int i = 3; i < argc; ++i) {
       const std::string word = argv[i];
       if (word == "--preset" && i + 1 < argc)
-        preset = argv[++i];
+        config = megabyte::find_preset(name = argv[++i]).config;
+      else if (word == "--set" && i + 1 < argc)
+        megabyte::set_key(config, argv[++i]);
       else if (word == "--threads" && i + 1 < argc)
         threads = std::atoi(argv[++i]);
       else
@@ -290,10 +318,12 @@ int main(int argc, char** argv) {
     }
     if (batches.empty()) batches = {1, 4, 16, 64};
     const megabyte::DType compute = megabyte::dtype_from_name(argv[2]);
-    if (preset.empty())
+    if (name.empty()) {
       megabyte::bench::run(argv[1], compute, batches);
-    else
-      megabyte::bench::run_preset(argv[1], compute, preset, threads, batches);
+    } else {
+      megabyte::validate(config, "--set");
+      megabyte::bench::run_model(argv[1], compute, name, config, threads, batches);
+    }
     return 0;
   } catch (const std::exception& e) {
     fmt::print(stderr, "{}\n", e.what());

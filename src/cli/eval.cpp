@@ -15,6 +15,7 @@
 #include "cli/numbers.h"
 #include "cli/terminal_line.h"
 #include "codec/archive.h"
+#include "codec/stream_coder.h"
 #include "data/byte_dataset.h"
 #include "eval/evaluation.h"
 #include "io/json.h"
@@ -32,8 +33,7 @@ struct EvalOptions {
 };
 
 Evaluation evaluate(const EvalOptions& options) {
-  // As an archive codes a file: in streams that begin with nothing before them, each of which keeps
-  // half of its context when that is full, without an end.
+  // As an archive codes a file: in streams that begin with nothing before them, without an end.
   const bool archive = options.method == "archive";
   const ScoringMethod method = archive ? ScoringMethod::sliding : scoring_method(options.method);
   const auto backend = options.device.backend();
@@ -43,19 +43,20 @@ Evaluation evaluate(const EvalOptions& options) {
   std::function<uint64_t(uint64_t)> piece;
   if (archive) piece = [](uint64_t bytes) { return uint64_t{1} << stream_bits_for(bytes); };
   TerminalLine line;
-  const Evaluation result =
-      megabyte::evaluate(*model, data, data.all(),
-                         {.method = method,
-                          .batch = options.batch,
-                          .limit = options.limit,
-                          .piece = piece,
-                          .on_progress = [&](const Score& so_far, int64_t bytes, double seconds) {
-                            if (!line.due()) return;
-                            const auto scored = static_cast<double>(so_far.bytes);
-                            line.show(fmt::format("{:5.1f}%  {:.4f} bits per byte  {:.0f} bytes/s",
-                                                  100 * scored / static_cast<double>(bytes),
-                                                  so_far.bits_per_byte(), scored / seconds));
-                          }});
+  const Evaluation result = megabyte::evaluate(
+      *model, data, data.all(),
+      {.method = method,
+       .kept = archive ? std::optional(kept_in_stream(model->config())) : std::nullopt,
+       .batch = options.batch,
+       .limit = options.limit,
+       .piece = piece,
+       .on_progress = [&](const Score& so_far, int64_t bytes, double seconds) {
+         if (!line.due()) return;
+         const auto scored = static_cast<double>(so_far.bytes);
+         line.show(fmt::format("{:5.1f}%  {:.4f} bits per byte  {:.0f} bytes/s",
+                               100 * scored / static_cast<double>(bytes), so_far.bits_per_byte(),
+                               scored / seconds));
+       }});
   if (options.word_perplexity && result.words == 0)
     fail("{} holds no words (white space only): leave out --word-perplexity",
          fmt::join(options.data, ", "));
@@ -131,9 +132,9 @@ void add_eval(CLI::App& app) {
       "  strided          two passes half a patch apart that score the first half of each patch; "
       "twice the cost\n"
       "  sliding-strided  both; four times the cost\n"
-      "  archive          sliding, in the streams of an archive: with --device exact, the bits "
-      "that\n"
-      "                   'megabyte compress' codes\n"
+      "  archive          windows that keep an eighth, in the streams of an archive: with "
+      "--device\n"
+      "                   exact, the bits that 'megabyte compress' codes\n"
       "Perceiver AR's windows advance by its latents, or sliding by half of them.");
   command->add_option("--model", options->model, "folder of the model")->required();
   command->add_option("--data", options->data, "files, folders or patterns of raw bytes")

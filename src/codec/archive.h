@@ -17,7 +17,7 @@ namespace megabyte {
 
 using Bytes = std::span<const uint8_t>;
 
-inline constexpr int kArchiveVersion = 1;
+inline constexpr int kArchiveVersion = 2;
 inline constexpr int kSmallestStreamBits = 8, kLargestStreamBits = 20;
 
 // What decoding needs to know about the arithmetic that coded an archive.

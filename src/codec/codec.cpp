@@ -14,8 +14,9 @@
 namespace megabyte {
 namespace {
 
-// Above this many rows a product of int8 gains no more speed.
-constexpr uint64_t kMostRows = 64;
+// Products gain little with more rows, and every row has keys and values that should stay in a
+// cache.
+constexpr uint64_t kMostRows = 16;
 
 struct Stopped {};
 

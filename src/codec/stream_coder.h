@@ -6,26 +6,35 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "generate/decoder.h"
+#include "model/hierarchy.h"
 
 namespace megabyte {
 
 using Bytes = std::span<const uint8_t>;
 
+// Bytes of a stream that a full context keeps: an eighth, in whole patches of the coarsest stage.
+// To keep more costs more, as what is kept goes through the model once more.
+int64_t kept_in_stream(const Config& config);
+
 class StreamCoder {
  public:
-  // Called after each step with the bytes that it coded, in all streams; may throw to stop.
+  // Called now and then with the bytes coded since the last time, in all streams; may throw to
+  // stop.
   using Progress = std::function<void(uint64_t bytes)>;
 
   // The model is on the exact backend. Error if its vocabulary lacks byte values. Symbols beyond
   // bytes are not coded; where there is an end of document a stream begins after one.
   StreamCoder(const Hierarchy& model, int64_t batch);
 
-  int64_t batch() const { return decoder_.batch(); }
-  // At most batch() streams.
+  int64_t batch() const { return batch_; }
+  // At most batch() streams. They are known, so that all bytes of a context go through the model at
+  // once: the same numbers as one by one.
   std::vector<std::vector<uint8_t>> encode(std::span<const Bytes> streams,
                                            const Progress& progress = {});
   // Fills each of `to`. Bytes that encode() did not make become bytes of some kind.
@@ -33,16 +42,18 @@ class StreamCoder {
               const Progress& progress = {});
 
  private:
-  void start(size_t streams);
-  const uint32_t* step();  // (B, 256) frequencies of the next bytes
+  // (rows, 256) frequencies from logits (rows, V).
+  const uint32_t* frequencies_of(const Tensor& logits);
+  std::vector<uint8_t> encode(Bytes stream, const Progress& progress);
   template <class Each>
-  void run(std::span<const size_t> lengths, const Progress& progress, const Each& each);
+  void step_through(std::span<const size_t> lengths, const Progress& progress, const Each& each);
 
-  Decoder decoder_;
   const Hierarchy& model_;
+  int64_t batch_;
+  std::optional<Decoder> decoder_;      // made when first needed
+  std::unique_ptr<Hierarchy> encoder_;  // too: the same model, for encode()
   std::vector<float> logits_;
   std::vector<uint32_t> frequencies_;
-  std::vector<uint16_t> tokens_;
 };
 
 // Eight bytes that depend on every kind of arithmetic that the model uses, in decoding steps and

@@ -37,7 +37,7 @@ Evaluation evaluate(Hierarchy& model, const ByteDataset& data, const ByteRange& 
   const auto spent = [&] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  Scorer scorer(model, options.method, batch);
+  Scorer scorer(model, options.method, batch, options.kept);
   Evaluation result;
   result.ends = !options.piece && ends_documents(model.config().vocab_size);
   std::optional<MappedFile> file;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,9 @@ struct Evaluation {
 
 struct EvaluationOptions {
   ScoringMethod method = ScoringMethod::basic;
-  int64_t batch = 0;  // windows run at once; 0 chooses
-  int64_t limit = 0;  // only the first so many bytes; 0: all
+  std::optional<int64_t> kept;  // bytes that a sliding window keeps (WindowWalk)
+  int64_t batch = 0;            // windows run at once; 0 chooses
+  int64_t limit = 0;            // only the first so many bytes; 0: all
   // Cuts a document of so many bytes into pieces of the bytes given back, each a sequence of its
   // own without an end; none: documents stay whole.
   std::function<uint64_t(uint64_t document_bytes)> piece;

@@ -37,8 +37,8 @@ Score& Score::operator+=(const Score& other) {
   return *this;
 }
 
-Scorer::Scorer(Hierarchy& model, ScoringMethod method, int64_t batch)
-    : model_(model), method_(method), batch_(static_cast<size_t>(batch)) {
+Scorer::Scorer(Hierarchy& model, ScoringMethod method, int64_t batch, std::optional<int64_t> kept)
+    : model_(model), method_(method), batch_(static_cast<size_t>(batch)), kept_(kept) {
   check(batch > 0, "a batch has windows");
 }
 
@@ -50,7 +50,7 @@ Score Scorer::score(const std::string& name, std::span<const uint8_t> document,
   const int64_t symbols = before_ + std::ssize(document) + (ends && complete ? 1 : 0);
   const auto places = static_cast<size_t>(model_.config().patch_bytes(0));
   Score score{.nats_at = std::vector<double>(places), .symbols_at = std::vector<int64_t>(places)};
-  WindowWalk walk(model_.config(), method_, symbols);
+  WindowWalk walk(model_.config(), method_, symbols, kept_);
   std::vector<Window> batch;
   const auto flush = [&] {
     if (batch.empty()) return;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,8 +36,8 @@ class Scorer {
  public:
   using Progress = std::function<void(const Score& so_far)>;
 
-  // Runs up to `batch` windows at once.
-  Scorer(Hierarchy& model, ScoringMethod method, int64_t batch);
+  // Runs up to `batch` windows at once, which keep `kept` bytes where they slide (WindowWalk).
+  Scorer(Hierarchy& model, ScoringMethod method, int64_t batch, std::optional<int64_t> kept = {});
   // Scores one document as a sequence of its own. Where the model knows the ends of documents it
   // begins after one, and, if it is `complete`, its own end is scored too: in nats, not in bytes.
   // An Error about a byte outside the vocabulary names it.
@@ -50,6 +51,7 @@ class Scorer {
   Hierarchy& model_;
   ScoringMethod method_;
   size_t batch_;
+  std::optional<int64_t> kept_;
   std::span<const uint8_t> document_;
   int64_t before_ = 0;  // symbols before its first byte, not scored
   std::vector<uint16_t> tokens_;

@@ -27,7 +27,8 @@ std::string_view name_of(ScoringMethod method) {
   return kMethods[static_cast<size_t>(method)].first;
 }
 
-WindowWalk::WindowWalk(const Config& config, ScoringMethod method, int64_t file_bytes)
+WindowWalk::WindowWalk(const Config& config, ScoringMethod method, int64_t file_bytes,
+                       std::optional<int64_t> kept)
     : bytes_(file_bytes), context_(config.context()) {
   const bool slides = method == ScoringMethod::sliding || method == ScoringMethod::sliding_strided;
   const bool strides = method == ScoringMethod::strided || method == ScoringMethod::sliding_strided;
@@ -43,7 +44,10 @@ WindowWalk::WindowWalk(const Config& config, ScoringMethod method, int64_t file_
     step_ = slides ? std::max<int64_t>(1, first_ / 2) : first_;
   } else {
     first_ = context_;
-    step_ = slides && positions > 1 ? positions / 2 * patch : context_;
+    if (slides && kept)
+      step_ = context_ - *kept;
+    else
+      step_ = slides && positions > 1 ? positions / 2 * patch : context_;
   }
   if (strides)
     passes_ = {{0, patch / 2}, {patch / 2, patch - patch / 2}};

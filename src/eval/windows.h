@@ -39,8 +39,10 @@ struct Window {
 // The windows of one file, one after another.
 class WindowWalk {
  public:
-  // Error if the model's patches leave nothing to stride over.
-  WindowWalk(const Config& config, ScoringMethod method, int64_t file_bytes);
+  // `kept`: bytes that a sliding window keeps of the one before, in place of half a context (but
+  // not with Perceiver AR). Error if the model's patches leave nothing to stride over.
+  WindowWalk(const Config& config, ScoringMethod method, int64_t file_bytes,
+             std::optional<int64_t> kept = {});
   std::optional<Window> next();
 
  private:

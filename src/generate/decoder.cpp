@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "generate/prefill.h"
-
 namespace megabyte {
 namespace {
 
@@ -13,21 +11,23 @@ constexpr int64_t kRunOfBytes = 16;
 
 }  // namespace
 
-int64_t Decoder::kept_when_full(const Config& config) {
+int64_t Decoder::half_context(const Config& config) {
   const int64_t half = config.context() / 2, patch = config.patch_bytes(0);
   return half >= patch ? half / patch * patch : half;
 }
 
-Decoder::Decoder(const Hierarchy& model, int64_t batch, Choose choose)
+Decoder::Decoder(const Hierarchy& model, int64_t batch, Choose choose, std::optional<int64_t> kept)
     : model_(model),
       backend_(model.backend()),
       batch_(batch),
       context_(model.config().context()),
       patch_(model.config().patch_bytes(0)),
       run_length_(patch_ > 1 ? patch_ : kRunOfBytes),
+      kept_(kept.value_or(half_context(model.config()))),
       choose_(std::move(choose)),
       rows_(static_cast<size_t>(batch * context_)) {
   check(batch > 0, "a batch has rows");
+  check(kept_ >= 0 && kept_ < context_, "a full row loses some of its bytes");
   Arena measure;
   plan(measure);
   buffer_ = backend_.allocate(measure.peak());
@@ -53,7 +53,7 @@ void Decoder::reset() {
 
 void Decoder::prompt(const uint16_t* tokens, int64_t count) {
   int64_t skipped = 0;
-  const int64_t dropped = context_ - kept_when_full(model_.config());
+  const int64_t dropped = context_ - kept_;
   while (count - skipped >= context_) skipped += dropped;
   std::vector<uint16_t> rows;
   for (int64_t b = 0; b < batch_; ++b)
@@ -73,10 +73,12 @@ void Decoder::start(const std::vector<uint16_t>& rows) {
       for (int64_t t = 0; t < patches * patch_; ++t)
         padded[static_cast<size_t>(b * row + t)] = rows_[static_cast<size_t>(t * batch_ + b)] =
             at(b, t);
-    const Buffer buffer = backend_.allocate(padded.size() * sizeof(uint16_t));
-    const Tensor tokens{buffer.data(), DType::u16, {batch_ * row}};
-    backend_.from_host(tokens, padded.data());
-    prefill(model_, stages_, batch_, patches, tokens);
+    if (patches * patch_ != kept_) {
+      Prefill(model_, stages_, batch_, patches).run(stages_, padded.data());
+    } else {
+      if (!slide_) slide_.emplace(model_, stages_, batch_, patches);
+      slide_->run(stages_, padded.data());
+    }
     length_ = patches * patch_;
   }
   std::vector<uint16_t> column(static_cast<size_t>(batch_));
@@ -89,10 +91,9 @@ void Decoder::start(const std::vector<uint16_t>& rows) {
 }
 
 void Decoder::slide() {
-  const int64_t kept = kept_when_full(model_.config());
   std::vector<uint16_t> rows;
   for (int64_t b = 0; b < batch_; ++b)
-    for (int64_t t = context_ - kept; t < context_; ++t)
+    for (int64_t t = context_ - kept_; t < context_; ++t)
       rows.push_back(rows_[static_cast<size_t>(t * batch_ + b)]);
   start(rows);
 }

@@ -3,14 +3,16 @@
 // begins, its parents'. All memory is planned once; no byte allocates any.
 //
 // The rows go in step: they have the same length, and each byte is added to all of them. Past the
-// context the rows slide: kept_when_full() last bytes are kept and go in as a new prompt.
+// context the rows slide: some of the last bytes are kept and go in as a new prompt.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "generate/prefill.h"
 #include "generate/stage_decoder.h"
 #include "model/hierarchy.h"
 
@@ -26,12 +28,14 @@ class Decoder {
   // the backend: the same ones whenever it is called for i.
   using Choose = std::function<void(int64_t i, const Tensor& logits, const Tensor& tokens)>;
 
-  Decoder(const Hierarchy& model, int64_t batch, Choose choose = {});
+  // `kept`: bytes that a full row keeps, less than the context; by default half_context().
+  Decoder(const Hierarchy& model, int64_t batch, Choose choose = {},
+          std::optional<int64_t> kept = {});
 
   int64_t batch() const { return batch_; }
   int64_t length() const { return length_; }  // bytes in a row
-  // Half of the context, in whole patches of the coarsest stage where it has several.
-  static int64_t kept_when_full(const Config& config);
+  // In whole patches of the coarsest stage where it has several.
+  static int64_t half_context(const Config& config);
 
   // Starts the rows anew with tokens (B, count) of the host; of more than a context's, the end (as
   // if all had come byte by byte and slid).
@@ -69,7 +73,7 @@ class Decoder {
 
   const Hierarchy& model_;
   Backend& backend_;
-  int64_t batch_, context_, patch_, run_length_, length_ = 0;
+  int64_t batch_, context_, patch_, run_length_, kept_, length_ = 0;
   Choose choose_;
   bool advanced_ = false;        // the next position has run
   bool coarsest_ahead_ = false;  // the coarsest stage's next position has run
@@ -78,9 +82,10 @@ class Decoder {
   std::vector<uint16_t> drawn_;
   Buffer buffer_;
   std::vector<StageDecoder> stages_;
-  Tensor tokens_;  // (run_length, B) u16: of the run in which the next byte lies
-  Tensor bytes_;   // (B * patch) u16: those under one position
-  Tensor logits_;  // (B, V) master dtype
+  std::optional<Prefill> slide_;  // of the bytes kept
+  Tensor tokens_;                 // (run_length, B) u16: of the run in which the next byte lies
+  Tensor bytes_;                  // (B * patch) u16: those under one position
+  Tensor logits_;                 // (B, V) master dtype
   std::unique_ptr<Recording> recording_;  // of a patch's stages but the coarsest
 };
 

@@ -1,6 +1,7 @@
 #include "model/hierarchy.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -57,16 +58,24 @@ struct Hierarchy::Activations {
 };
 
 Hierarchy::Hierarchy(const Config& config, Backend& backend, DType compute, bool trainable)
-    : config_(config), backend_(backend), parameters_(config, backend, compute, trainable) {
+    : Hierarchy(config, backend,
+                std::make_shared<Parameters>(config, backend, compute, trainable)) {}
+
+Hierarchy::Hierarchy(const Config& config, Backend& backend, std::shared_ptr<Parameters> parameters)
+    : config_(config), backend_(backend), parameters_(std::move(parameters)) {
   for (int s = 0; s < config.stage_count(); ++s)
-    weights_.push_back(bind_stage(parameters_, config, s));
-  head_ = config.tie_embeddings ? weights_.back().embed : parameters_["head.weight"];
+    weights_.push_back(bind_stage(*parameters_, config, s));
+  head_ = config.tie_embeddings ? weights_.back().embed : (*parameters_)["head.weight"];
   total_buffer_ = backend.allocate(sizeof(double));
   total_ = {total_buffer_.data(), DType::f64, {1}};
   backend.zero(total_);
 }
 
 Hierarchy::~Hierarchy() = default;
+
+std::unique_ptr<Hierarchy> Hierarchy::share() const {
+  return std::unique_ptr<Hierarchy>(new Hierarchy(config_, backend_, parameters_));
+}
 
 int64_t Hierarchy::predicted(int64_t length) const {
   return config_.latents > 0 ? std::min(config_.latents, length) : length;
@@ -85,7 +94,7 @@ void Hierarchy::prepare(const BatchPlan& plan) {
     fail("a row of {} bytes does not fit the model: its context is {} bytes", plan.length,
          config_.context());
   check(plan.batch > 0, "a batch has rows");
-  check(!plan.training || parameters_.gradients(), "only a trainable model plans for training");
+  check(!plan.training || parameters_->gradients(), "only a trainable model plans for training");
   activations_.reset();
   const size_t bytes = activation_bytes(config_, backend_, compute(), plan);
   if (bytes > buffer_.bytes()) {

@@ -19,12 +19,14 @@ class Hierarchy {
  public:
   Hierarchy(const Config& config, Backend& backend, DType compute, bool trainable);
   ~Hierarchy();
+  // Another one with the same parameters and memory of its own: for a forward on another thread.
+  std::unique_ptr<Hierarchy> share() const;
 
   const Config& config() const { return config_; }
   Backend& backend() const { return backend_; }
-  DType compute() const { return parameters_.compute(); }
-  Parameters& parameters() { return parameters_; }
-  const Parameters& parameters() const { return parameters_; }
+  DType compute() const { return parameters_->compute(); }
+  Parameters& parameters() { return *parameters_; }
+  const Parameters& parameters() const { return *parameters_; }
   const std::vector<StageWeights>& stages() const { return weights_; }
   const Weight& head() const { return head_; }  // (V, D): the tied table or head.weight
 
@@ -60,11 +62,12 @@ class Hierarchy {
 
  private:
   struct Activations;
+  Hierarchy(const Config& config, Backend& backend, std::shared_ptr<Parameters> parameters);
   StageRun run(size_t stage) const;
 
   Config config_;
   Backend& backend_;
-  Parameters parameters_;
+  std::shared_ptr<Parameters> parameters_;
   std::vector<StageWeights> weights_;
   Weight head_;
   Buffer total_buffer_;

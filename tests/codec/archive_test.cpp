@@ -149,7 +149,7 @@ TEST_F(ArchiveTest, MessagesSayWhatIsWrong) {
   EXPECT_THAT(error_of_reading({'t', 'e', 'x', 't'}),
               HasSubstr("no archive of 'megabyte compress'"));
   EXPECT_THAT(error_of_reading({}), HasSubstr("no archive"));
-  EXPECT_THAT(error_of_reading(with_header(4, {2})), HasSubstr("format version 2"));
+  EXPECT_THAT(error_of_reading(with_header(4, {1})), HasSubstr("format version 1"));
   EXPECT_THAT(error_of_reading(with_header(5, {5})), HasSubstr("unknown flags"));
   EXPECT_THAT(error_of_reading(with_header(6, {7})), HasSubstr("length"));
   EXPECT_THAT(error_of_reading(with_header(6, {63})), HasSubstr("length"));

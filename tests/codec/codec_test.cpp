@@ -109,20 +109,25 @@ TEST_F(CodecTest, AnyRangeIsThatPartOfTheOriginal) {
   }
 }
 
-// Whatever byte is wrong: an Error, and nothing but right bytes before it.
+// Whatever byte is wrong: an Error, and nothing but right bytes before it. Only the last byte of a
+// coded stream has room for other values that decode to the same.
 TEST_F(CodecTest, EveryChangedByteAndEveryCutIsAnError) {
   std::vector<uint8_t> original = expected_bytes(one_, 256, 1);
   for (const uint8_t byte : random_bytes(40, 2)) original.push_back(byte);
   const std::vector<uint8_t> file = compressed(many_, original);
   ASSERT_TRUE(Archive(file, "a").header().coded);
+  size_t unnoticed = 0;
   const auto read = [&](const std::vector<uint8_t>& damaged) {
     std::vector<uint8_t> out;
-    const std::string message = test::error_of([&] {
+    try {
       const Archive archive(damaged, "a.mbz");
       decompress(&one_, archive, 0, original.size(), "a.mbz",
                  [&](Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); });
-    });
-    EXPECT_THAT(message, HasSubstr("a.mbz"));
+      EXPECT_EQ(out, original);
+      ++unnoticed;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("a.mbz"));
+    }
     EXPECT_TRUE(out.size() <= original.size() &&
                 std::equal(out.begin(), out.end(), original.begin()));
   };
@@ -132,6 +137,7 @@ TEST_F(CodecTest, EveryChangedByteAndEveryCutIsAnError) {
     read(changed);
     read({file.begin(), file.begin() + static_cast<std::ptrdiff_t>(i)});
   }
+  EXPECT_LE(unnoticed, 1u);
 }
 
 TEST_F(CodecTest, AModelInsideIsUsedAndAnotherOneIsRefused) {

@@ -75,6 +75,20 @@ TEST(Windows, SlidingGivesHalfAContext) {
   }
 }
 
+TEST(Windows, SlidingKeepsAsManyBytesAsItIsTold) {
+  const Config config{.stages = {{.length = 8}, {.length = 4}}};
+  for (const int64_t kept : {0, 4, 31}) {
+    WindowWalk walk(config, ScoringMethod::sliding, 1000, kept);
+    int64_t counted = 0;
+    while (const std::optional<Window> w = walk.next()) {
+      EXPECT_EQ(w->first, w->start == 0 ? 0 : kept);
+      EXPECT_EQ(w->start + w->first, counted);
+      counted = w->start + w->length;
+    }
+    EXPECT_EQ(counted, 1000);
+  }
+}
+
 TEST(Windows, StridedCountsTheFirstHalfOfPatches) {
   const Config config{.stages = {{.length = 8}, {.length = 4}}};
   for (const Window& w : all_windows(config, ScoringMethod::strided, 1000)) {

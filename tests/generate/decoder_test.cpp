@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "model/files.h"
 #include "support/configs.h"
@@ -116,12 +117,13 @@ TEST_P(DecoderTest, CachedLogitsAreThoseOfTheFullForwardBitForBitOnTheExactBacke
 }
 
 // A prompt gives what its bytes give one by one, whatever its length; beyond the context too.
-void compare_prompts_with_single_bytes(WideModel& wide, double tolerance) {
+void compare_prompts_with_single_bytes(WideModel& wide, double tolerance,
+                                       std::optional<int64_t> kept = {}) {
   const Config& config = wide.model.config();
   const int64_t T = config.context(), batch = 2;
   const std::vector<uint16_t> rows = random_tokens(config, batch * 3 * T, 5);
-  const int64_t dropped = T - Decoder::kept_when_full(config);
-  Decoder decoder(wide.model, batch), fresh(wide.model, batch);
+  const int64_t dropped = T - kept.value_or(Decoder::half_context(config));
+  Decoder decoder(wide.model, batch, {}, kept), fresh(wide.model, batch, {}, kept);
   for (int64_t t = 0; t < 3 * T; ++t) {
     const std::vector<double> slid = to_host(*wide.backend, decoder.advance());
     fresh.prompt(prefix(rows, batch, t).data(), t);
@@ -150,6 +152,13 @@ TEST_P(DecoderTest, APromptOfAnyLengthContinuesBitForBitLikeItsEndOnTheExactBack
   if (turns_windows(config())) GTEST_SKIP() << "the exact backend does not run this model";
   WideModel wide(config(), "exact", DType::f32);
   compare_prompts_with_single_bytes(wide, 0);
+}
+
+TEST_P(DecoderTest, AFullRowKeepsAsManyBytesAsItIsTold) {
+  if (turns_windows(config())) GTEST_SKIP() << "the exact backend does not run this model";
+  WideModel wide(config(), "exact", DType::f32);
+  for (const int64_t kept : {int64_t{0}, int64_t{1}, config().patch_bytes(0)})
+    if (kept < config().context()) compare_prompts_with_single_bytes(wide, 0, kept);
 }
 
 // The tokens of runs, drawn with the likeliest byte, are those of bytes taken one by one.
@@ -221,11 +230,11 @@ TEST(Cuda, RunsDrawWhatSingleBytesDo) {
 }
 
 TEST(Decoder, SlidingKeepsHalfAContextInWholePatches) {
-  EXPECT_EQ(Decoder::kept_when_full({.stages = {{.length = 6}, {.length = 4}}}), 12);
-  EXPECT_EQ(Decoder::kept_when_full({.stages = {{.length = 5}, {.length = 4}}}), 8);
-  EXPECT_EQ(Decoder::kept_when_full({.stages = {{.length = 1}, {.length = 4}}}), 2);
-  EXPECT_EQ(Decoder::kept_when_full({.stages = {{.length = 9}}}), 4);
-  EXPECT_EQ(Decoder::kept_when_full({.stages = {{.length = 1}}}), 0);
+  EXPECT_EQ(Decoder::half_context({.stages = {{.length = 6}, {.length = 4}}}), 12);
+  EXPECT_EQ(Decoder::half_context({.stages = {{.length = 5}, {.length = 4}}}), 8);
+  EXPECT_EQ(Decoder::half_context({.stages = {{.length = 1}, {.length = 4}}}), 2);
+  EXPECT_EQ(Decoder::half_context({.stages = {{.length = 9}}}), 4);
+  EXPECT_EQ(Decoder::half_context({.stages = {{.length = 1}}}), 0);
 }
 
 }  // namespace
