@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "backends/factories.h"
 #include "base/error.h"
 #include "cli/numbers.h"
 #include "cli/stop_signals.h"
@@ -85,9 +86,25 @@ void add_archive_file(CLI::App& command, std::string& file) {
 void ArchiveOptions::add_to(CLI::App& command) {
   command.add_option("--model", model,
                      "folder of the model; without it the one that is installed with the program");
+  command
+      .add_option(
+          "--device", device,
+          "where to compute: cpu or cuda, the bytes are the same; auto takes a GPU for files "
+          "above 4 MiB")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command.add_option("--threads", threads, "CPU threads; 0 takes all cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+}
+
+std::string ArchiveOptions::backend(uint64_t streams) const {
+#ifdef MEGABYTE_WITH_CUDA
+  constexpr uint64_t kManyStreams = 64;
+  if (device == "auto" && streams >= kManyStreams && why_no_cuda_device().empty())
+    return "exact-cuda";
+#endif
+  return device == "cuda" ? "exact-cuda" : "exact";
 }
 
 CodecModel::Load ArchiveOptions::load() const {

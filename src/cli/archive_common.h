@@ -50,12 +50,14 @@ class OutputBytes {
 // The archive that a command reads, its first argument.
 void add_archive_file(CLI::App& command, std::string& file);
 
-// --model and --threads.
+// --model, --device and --threads.
 struct ArchiveOptions {
-  std::string model;
+  std::string model, device = "auto";
   int threads = 0;
 
   void add_to(CLI::App& command);
+  // The exact backend to code so many streams with.
+  std::string backend(uint64_t streams) const;
   // Of the folder named, or of the model that is installed beside the program.
   CodecModel::Load load() const;
 };

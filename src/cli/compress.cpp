@@ -30,7 +30,8 @@ void run(const CompressCommand& command) {
   OutputBytes out(to, command.force);
   const ArchiveHeader shape{.stream_bits = stream_bits_for(in.bytes().size()),
                             .original_bytes = in.bytes().size()};
-  const CodecModel model(shape.stream_count(), command.archive.threads, command.archive.load());
+  const CodecModel model(shape.stream_count(), command.archive.threads, command.archive.load(),
+                         command.archive.backend(shape.stream_count()));
   ArchiveProgress progress(in.bytes().size());
   const CompressResult result = compress(
       model, in.bytes(), {.embed = command.embed, .verify = command.verify},

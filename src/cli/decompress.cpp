@@ -59,7 +59,8 @@ std::string default_output(const DecompressCommand& command) {
 double decode(const Archive& archive, const std::string& name, uint64_t from, uint64_t to,
               const ArchiveOptions& options, const ArchiveWriter::Sink& sink) {
   const uint64_t streams = archive.header().streams_of(from, to).size();
-  const auto model = model_of(archive, streams, options.threads, options.load(), name);
+  const auto model =
+      model_of(archive, streams, options.threads, options.load(), name, options.backend(streams));
   ArchiveProgress progress(to - from);
   decompress(model.get(), archive, from, to, name, sink, [&](uint64_t done) { progress(done); });
   return progress.seconds();

@@ -14,10 +14,6 @@
 namespace megabyte {
 namespace {
 
-// Products gain little with more rows, and every row has keys and values that should stay in a
-// cache.
-constexpr uint64_t kMostRows = 16;
-
 struct Stopped {};
 
 using Coded = std::vector<std::vector<uint8_t>>;
@@ -64,17 +60,18 @@ void check_decodes(StreamCoder& coder, std::span<const Bytes> streams, const Cod
 
 }  // namespace
 
-CodecModel::CodecModel(uint64_t streams, int threads, const Load& load) {
+CodecModel::CodecModel(uint64_t streams, int threads, const Load& load, const std::string& device) {
   if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const auto cores = static_cast<uint64_t>(threads);
   streams = std::max<uint64_t>(streams, 1);
-  const uint64_t workers = std::min(cores, streams);
-  // As many rounds as it takes, all of them equally full.
-  const uint64_t rounds = (streams + workers * kMostRows - 1) / (workers * kMostRows);
-  batch_ = static_cast<int64_t>((streams + workers * rounds - 1) / (workers * rounds));
+  const uint64_t workers = device == "exact" ? std::min(cores, streams) : 1;  // a device is shared
   workers_ = static_cast<int>(workers);
-  backend_ = make_backend("exact", static_cast<int>(cores / workers));
+  backend_ = make_backend(device, static_cast<int>(cores / workers));
   model_ = load(*backend_);
+  // As many rounds as it takes, all of them equally full.
+  const uint64_t most = workers * static_cast<uint64_t>(StreamCoder::batch_that_pays(*model_));
+  const uint64_t rounds = (streams + most - 1) / most;
+  batch_ = static_cast<int64_t>((streams + workers * rounds - 1) / (workers * rounds));
   bytes_ = pack_model(*model_);
   identity_ = {
       .numerics = exact::kVersion, .model = sha256(bytes_), .self_test = self_test(*model_)};
@@ -116,7 +113,8 @@ CompressResult compress(const CodecModel& with, Bytes original, const CompressOp
 }
 
 std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, int threads,
-                                     const CodecModel::Load& load, const std::string& where) {
+                                     const CodecModel::Load& load, const std::string& where,
+                                     const std::string& device) {
   if (!archive.header().coded) return nullptr;
   const CodedWith& coded = *archive.header().coded;
   if (coded.numerics != exact::kVersion)
@@ -127,9 +125,12 @@ std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, i
   const Bytes inside = archive.model();
   if (!inside.empty() && sha256(inside) != coded.model)
     fail("{} is damaged: the model inside has another SHA-256", where);
-  auto model = std::make_unique<CodecModel>(streams, threads, [&](Backend& backend) {
-    return inside.empty() ? load(backend) : unpack_model(inside, backend, where);
-  });
+  auto model = std::make_unique<CodecModel>(
+      streams, threads,
+      [&](Backend& backend) {
+        return inside.empty() ? load(backend) : unpack_model(inside, backend, where);
+      },
+      device);
   if (model->identity().model != coded.model)
     fail(
         "{} was made with another model: its SHA-256 is {}, that of the one given {}; name the "

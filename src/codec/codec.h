@@ -16,12 +16,13 @@ namespace megabyte {
 // throws ends the work.
 using CodecProgress = std::function<void(uint64_t bytes)>;
 
-// A model on the exact backend, ready to code: for the number of streams that there will be.
+// A model on an exact backend, ready to code: for the number of streams that there will be.
 class CodecModel {
  public:
   using Load = std::function<std::unique_ptr<Hierarchy>(Backend&)>;
 
-  CodecModel(uint64_t streams, int threads, const Load& load);  // threads 0: all cores
+  // threads 0: all cores. device: "exact", or "exact-cuda", on which one thread codes.
+  CodecModel(uint64_t streams, int threads, const Load& load, const std::string& device = "exact");
 
   const Hierarchy& model() const { return *model_; }
   const CodedWith& identity() const { return identity_; }
@@ -56,7 +57,8 @@ CompressResult compress(const CodecModel& with, Bytes original, const CompressOp
 // nothing is coded. Error when the model is another one, and when this program's or this machine's
 // arithmetic is not the one that the archive was made with.
 std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, int threads,
-                                     const CodecModel::Load& load, const std::string& where);
+                                     const CodecModel::Load& load, const std::string& where,
+                                     const std::string& device = "exact");
 
 // Bytes [from, to) of the original, in order, each stream's checked before the sink is given them.
 // Error for a wrong checksum, of a stream or of the whole.

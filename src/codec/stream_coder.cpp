@@ -1,6 +1,8 @@
 #include "codec/stream_coder.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "backends/exact/frequencies.h"
 #include "base/error.h"
@@ -20,6 +22,13 @@ const Hierarchy& with_all_bytes(const Hierarchy& model) {
   return model;
 }
 
+ByteCoding& byte_coding(Backend& backend) {
+  auto* coding = dynamic_cast<ByteCoding*>(&backend);
+  if (coding == nullptr)
+    fail("the {} backend codes nothing: its numbers are not exact", backend.name());
+  return *coding;
+}
+
 }  // namespace
 
 int64_t kept_in_stream(const Config& config) {
@@ -28,112 +37,183 @@ int64_t kept_in_stream(const Config& config) {
 }
 
 StreamCoder::StreamCoder(const Hierarchy& model, int64_t batch)
-    : model_(with_all_bytes(model)), batch_(batch) {
+    : model_(with_all_bytes(model)), coding_(byte_coding(model.backend())), batch_(batch) {
   check(batch > 0, "a batch has rows");
+  // A window has many rows of its own.
+  window_rows_ = std::clamp<int64_t>(coding_.rows_that_pay() / model.config().context(), 1, batch);
 }
 
-const uint32_t* StreamCoder::frequencies_of(const Tensor& logits) {
-  const int64_t vocab = model_.config().vocab_size, rows = logits.size() / vocab;
-  logits_.resize(static_cast<size_t>(rows * vocab));
-  frequencies_.resize(static_cast<size_t>(rows) * kByteValues);
-  model_.backend().to_host(logits_.data(), logits);
-  for (int64_t r = 0; r < rows; ++r)
-    exact::frequencies(&logits_[static_cast<size_t>(r * vocab)], 1, kByteValues,
-                       &frequencies_[static_cast<size_t>(r) * kByteValues]);
-  return frequencies_.data();
+int64_t StreamCoder::batch_that_pays(const Hierarchy& model) {
+  const ByteCoding& coding = byte_coding(model.backend());
+  const auto most = static_cast<int64_t>(coding.spare_memory() / Decoder::memory(model, 1));
+  return std::clamp<int64_t>(most, 1, coding.rows_that_pay());
 }
-
-// each(stream, place, frequencies) codes a byte and gives it back.
-template <class Each>
-void StreamCoder::step_through(std::span<const size_t> lengths, const Progress& progress,
-                               const Each& each) {
-  check(std::ssize(lengths) <= batch_, "no more streams than the batch has rows");
-  if (!decoder_)
-    decoder_.emplace(model_, batch_, Decoder::Choose{}, kept_in_stream(model_.config()));
-  std::vector<uint16_t> tokens(static_cast<size_t>(batch_), kEndOfDocument);
-  decoder_->prompt(tokens.data(), ends_documents(model_.config().vocab_size) ? 1 : 0);
-  std::fill(tokens.begin(), tokens.end(), 0);
-  const size_t longest = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
-  for (size_t t = 0; t < longest; ++t) {
-    const uint32_t* frequencies = frequencies_of(decoder_->advance());
-    uint64_t coded = 0;
-    for (size_t b = 0; b < lengths.size(); ++b) {
-      if (t >= lengths[b]) continue;
-      tokens[b] = each(b, t, frequencies + b * kByteValues);
-      ++coded;
-    }
-    decoder_->accept(tokens.data());
-    if (progress) progress(coded);
-  }
-}
-
-namespace {
-
-void encode_byte(RangeEncoder& encoder, uint8_t byte, const uint32_t* frequencies) {
-  encoder.encode(sum(frequencies, byte), frequencies[byte], sum(frequencies, kByteValues));
-}
-
-}  // namespace
 
 std::vector<std::vector<uint8_t>> StreamCoder::encode(std::span<const Bytes> streams,
                                                       const Progress& progress) {
-  std::vector<std::vector<uint8_t>> coded;
-  if (model_.config().latents == 0) {
-    for (const Bytes stream : streams) coded.push_back(encode(stream, progress));
-    return coded;
-  }
-  // Of Perceiver AR's latents a byte sees others in a whole row than when it is decoded.
+  check(std::ssize(streams) <= batch_, "no more streams than the batch has rows");
   std::vector<RangeEncoder> encoders(streams.size());
-  std::vector<size_t> lengths;
-  for (const Bytes stream : streams) lengths.push_back(stream.size());
-  step_through(lengths, progress, [&](size_t b, size_t t, const uint32_t* frequencies) {
-    encode_byte(encoders[b], streams[b][t], frequencies);
-    return streams[b][t];
-  });
+  const auto group =
+      model_.config().latents > 0 ? streams.size() : static_cast<size_t>(window_rows_);
+  for (size_t b = 0; b < streams.size(); b += group) {
+    const size_t count = std::min(group, streams.size() - b);
+    const auto some = streams.subspan(b, count);
+    const std::span to(&encoders[b], count);
+    if (model_.config().latents > 0)
+      encode_steps(some, to, progress);
+    else
+      encode_windows(some, to, progress);
+  }
+  std::vector<std::vector<uint8_t>> coded;
   for (RangeEncoder& encoder : encoders) coded.push_back(encoder.finish());
   return coded;
 }
 
-std::vector<uint8_t> StreamCoder::encode(Bytes stream, const Progress& progress) {
-  constexpr int64_t kRows = 64;  // of frequencies that stay in the nearest memory
+// `to` holds the shares of `bytes` (rows) of the host by logits (rows, V) once the returned
+// function has been called.
+std::function<void()> StreamCoder::fetch_shares(const Tensor& logits,
+                                                const std::vector<uint16_t>& bytes,
+                                                std::vector<ByteShare>& to) {
+  Backend& backend = model_.backend();
+  const size_t rows = bytes.size();
+  if (shares_.bytes() < rows * (sizeof(ByteShare) + sizeof(uint16_t)))
+    shares_ = backend.allocate(rows * (sizeof(ByteShare) + sizeof(uint16_t)));
+  const Tensor shares{shares_.data(), DType::u8, {static_cast<int64_t>(rows * sizeof(ByteShare))}};
+  const Tensor symbols{shares_.data() + shares.bytes(), DType::u16, {static_cast<int64_t>(rows)}};
+  backend.from_host(symbols, bytes.data());
+  coding_.byte_shares(logits, symbols, shares);
+  to.resize(rows);
+  return backend.fetch(to.data(), shares);
+}
+
+void StreamCoder::encode_windows(std::span<const Bytes> streams, std::span<RangeEncoder> encoders,
+                                 const Progress& progress) {
   const Config& config = model_.config();
   if (!encoder_) encoder_ = model_.share();
-  std::vector<uint16_t> symbols(stream.begin(), stream.end());
-  const int64_t before = ends_documents(config.vocab_size) ? 1 : 0;
-  symbols.insert(symbols.begin(), static_cast<size_t>(before), kEndOfDocument);
-  RangeEncoder encoder;
-  WindowWalk walk(config, ScoringMethod::sliding, std::ssize(symbols), kept_in_stream(config));
-  while (const std::optional<Window> window = walk.next()) {
-    encoder_->prepare({.batch = 1, .length = window->length});
-    encoder_->load(symbols.data() + window->start);
+  // All rows as long as the longest: what follows a stream's end is of no account.
+  const int64_t before = ends_documents(config.vocab_size) ? 1 : 0, rows = std::ssize(streams);
+  const auto end_of = [&](int64_t r) {
+    return before + std::ssize(streams[static_cast<size_t>(r)]);
+  };
+  int64_t longest = 0;
+  for (int64_t r = 0; r < rows; ++r) longest = std::max(longest, end_of(r));
+  const auto symbol = [&](int64_t r, int64_t place) -> uint16_t {
+    if (place < before) return kEndOfDocument;
+    return place < end_of(r) ? streams[static_cast<size_t>(r)][static_cast<size_t>(place - before)]
+                             : 0;
+  };
+  std::function<void()> code_last;  // while the device runs the next window
+  WindowWalk walk(config, ScoringMethod::sliding, longest, kept_in_stream(config));
+  std::vector<uint16_t> tokens, bytes;
+  std::vector<ByteShare> fetched[2];  // of this window and the last
+  for (size_t turn = 0; const std::optional<Window> window = walk.next(); turn = 1 - turn) {
+    encoder_->prepare({.batch = rows, .length = window->length});
+    tokens.clear();
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < window->length; ++i) tokens.push_back(symbol(r, window->start + i));
+    encoder_->load(tokens.data());
     encoder_->forward();
     const Tensor all = encoder_->logits();
-    const Tensor logits = all.view({all.size() / config.vocab_size, config.vocab_size});
+    const int64_t length = all.size() / config.vocab_size / rows;
+    bytes.assign(static_cast<size_t>(rows * length), 0);
     const int64_t first = std::max(window->first, before - window->start);
-    for (int64_t i = first; i < window->length; i += kRows) {
-      const int64_t rows = std::min(kRows, window->length - i);
-      const uint32_t* frequencies = frequencies_of(logits.slice(i, rows));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = first; i < window->length; ++i)
+        bytes[static_cast<size_t>(r * length + i)] =
+            tokens[static_cast<size_t>(r * window->length + i)];
+    const auto wait =
+        fetch_shares(all.view({rows * length, config.vocab_size}), bytes, fetched[turn]);
+    if (code_last) code_last();
+    code_last = [&, wait, turn, first, length, start = window->start, count = window->length] {
+      wait();
+      uint64_t coded = 0;
       for (int64_t r = 0; r < rows; ++r)
-        encode_byte(encoder,
-                    static_cast<uint8_t>(symbols[static_cast<size_t>(window->start + i + r)]),
-                    frequencies + r * static_cast<int64_t>(kByteValues));
-    }
-    if (progress && first < window->length) progress(static_cast<uint64_t>(window->length - first));
+        for (int64_t i = first; i < std::min(count, end_of(r) - start); ++i, ++coded)
+          encoders[static_cast<size_t>(r)].encode(
+              fetched[turn][static_cast<size_t>(r * length + i)]);
+      if (progress && coded > 0) progress(coded);
+    };
   }
-  return encoder.finish();
+  if (code_last) code_last();
+}
+
+// Of Perceiver AR's latents a byte sees others in a whole row than when it is decoded.
+void StreamCoder::encode_steps(std::span<const Bytes> streams, std::span<RangeEncoder> encoders,
+                               const Progress& progress) {
+  Decoder& decoder = start();
+  size_t longest = 0;
+  for (const Bytes stream : streams) longest = std::max(longest, stream.size());
+  std::vector<uint16_t> bytes(static_cast<size_t>(batch_));
+  std::vector<ByteShare> shares;
+  for (size_t t = 0; t < longest; ++t) {
+    for (size_t b = 0; b < streams.size(); ++b)
+      bytes[b] = t < streams[b].size() ? streams[b][t] : 0;
+    fetch_shares(decoder.advance(), bytes, shares)();
+    uint64_t coded = 0;
+    for (size_t b = 0; b < streams.size(); ++b)
+      if (t < streams[b].size()) {
+        encoders[b].encode(shares[b]);
+        ++coded;
+      }
+    decoder.accept(bytes.data());
+    if (progress) progress(coded);
+  }
+}
+
+// At the beginning of all streams.
+Decoder& StreamCoder::start() {
+  if (!decoder_)
+    decoder_.emplace(
+        model_, batch_,
+        [this](int64_t, const Tensor& logits, const Tensor& tokens) {
+          coding_.decode_bytes(logits, decoders_, tokens);
+        },
+        kept_in_stream(model_.config()));
+  const std::vector<uint16_t> tokens(static_cast<size_t>(batch_), kEndOfDocument);
+  decoder_->prompt(tokens.data(), ends_documents(model_.config().vocab_size) ? 1 : 0);
+  return *decoder_;
+}
+
+// The streams, and a decoder for each row at its beginning, in the backend's memory.
+void StreamCoder::load(std::span<const Bytes> coded) {
+  Backend& backend = model_.backend();
+  std::vector<uint8_t> all;
+  for (const Bytes stream : coded) all.insert(all.end(), stream.begin(), stream.end());
+  if (coded_.bytes() < all.size()) coded_ = backend.allocate(all.size());
+  if (!all.empty()) backend.from_host({coded_.data(), DType::u8, {std::ssize(all)}}, all.data());
+  std::vector<RangeDecoder> decoders(static_cast<size_t>(batch_));
+  size_t at = 0;
+  for (size_t b = 0; b < coded.size(); ++b) {
+    decoders[b] = RangeDecoder(coded[b]);
+    decoders[b].move_to(reinterpret_cast<const uint8_t*>(coded_.data()) + at);
+    at += coded[b].size();
+  }
+  const size_t size = decoders.size() * sizeof(RangeDecoder);
+  if (!decoders_) {
+    decoders_buffer_ = backend.allocate(size);
+    decoders_ = {decoders_buffer_.data(), DType::u8, {static_cast<int64_t>(size)}};
+  }
+  backend.from_host(decoders_, decoders.data());
 }
 
 void StreamCoder::decode(std::span<const Bytes> coded, std::span<const std::span<uint8_t>> to,
                          const Progress& progress) {
-  check(coded.size() == to.size(), "as many streams as places for them");
-  std::vector<RangeDecoder> decoders(coded.begin(), coded.end());
-  std::vector<size_t> lengths;
-  for (const std::span<uint8_t> stream : to) lengths.push_back(stream.size());
-  step_through(lengths, progress, [&](size_t b, size_t t, const uint32_t* f) {
-    const Share found = share_of(f, decoders[b].target(sum(f, kByteValues)));
-    decoders[b].take(found.below, f[found.symbol]);
-    return to[b][t] = found.symbol;
-  });
+  check(coded.size() == to.size() && std::ssize(coded) <= batch_,
+        "as many streams as places for them, and no more than the batch has rows");
+  load(coded);
+  Decoder& decoder = start();
+  size_t longest = 0;
+  for (const std::span<uint8_t> stream : to) longest = std::max(longest, stream.size());
+  for (size_t t = 0; t < longest;) {
+    const Decoder::Run run = decoder.next_run(static_cast<int64_t>(longest - t));
+    const std::vector<uint16_t>& bytes = decoder.draw(run);
+    uint64_t decoded = 0;
+    for (size_t b = 0; b < to.size(); ++b)
+      for (size_t i = 0; i < static_cast<size_t>(run.count) && t + i < to[b].size(); ++i, ++decoded)
+        to[b][t + i] = static_cast<uint8_t>(bytes[i * static_cast<size_t>(batch_) + b]);
+    t += static_cast<size_t>(run.count);
+    if (progress) progress(decoded);
+  }
 }
 
 std::array<uint8_t, 8> self_test(const Hierarchy& model) {

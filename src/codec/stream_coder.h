@@ -13,6 +13,8 @@
 
 #include "generate/decoder.h"
 #include "model/hierarchy.h"
+#include "ops/byte_coding.h"
+#include "ops/range_coder.h"
 
 namespace megabyte {
 
@@ -31,6 +33,8 @@ class StreamCoder {
   // The model is on the exact backend. Error if its vocabulary lacks byte values. Symbols beyond
   // bytes are not coded; where there is an end of document a stream begins after one.
   StreamCoder(const Hierarchy& model, int64_t batch);
+  // As many as the backend gains speed from, and has the memory for.
+  static int64_t batch_that_pays(const Hierarchy& model);
 
   int64_t batch() const { return batch_; }
   // At most batch() streams. They are known, so that all bytes of a context go through the model at
@@ -42,18 +46,24 @@ class StreamCoder {
               const Progress& progress = {});
 
  private:
-  // (rows, 256) frequencies from logits (rows, V).
-  const uint32_t* frequencies_of(const Tensor& logits);
-  std::vector<uint8_t> encode(Bytes stream, const Progress& progress);
-  template <class Each>
-  void step_through(std::span<const size_t> lengths, const Progress& progress, const Each& each);
+  std::function<void()> fetch_shares(const Tensor& logits, const std::vector<uint16_t>& bytes,
+                                     std::vector<ByteShare>& to);
+  void encode_windows(std::span<const Bytes> streams, std::span<RangeEncoder> encoders,
+                      const Progress& progress);
+  void encode_steps(std::span<const Bytes> streams, std::span<RangeEncoder> encoders,
+                    const Progress& progress);
+  Decoder& start();
+  void load(std::span<const Bytes> coded);
 
   const Hierarchy& model_;
+  ByteCoding& coding_;  // the model's backend
   int64_t batch_;
+  int64_t window_rows_;                 // streams of which a window is encoded at once
   std::optional<Decoder> decoder_;      // made when first needed
   std::unique_ptr<Hierarchy> encoder_;  // too: the same model, for encode()
-  std::vector<float> logits_;
-  std::vector<uint32_t> frequencies_;
+  Buffer shares_;                       // ByteShares of rows, then their bytes
+  Buffer coded_, decoders_buffer_;
+  Tensor decoders_;  // (batch, sizeof(RangeDecoder)) u8, for decode()
 };
 
 // Eight bytes that depend on every kind of arithmetic that the model uses, in decoding steps and

@@ -36,6 +36,12 @@ Decoder::Decoder(const Hierarchy& model, int64_t batch, Choose choose, std::opti
   reset();
 }
 
+size_t Decoder::memory(const Hierarchy& model, int64_t batch) {
+  Arena measure;
+  for (int s = 0; s < model.config().stage_count(); ++s) StageDecoder(model, s, batch, measure);
+  return measure.peak();
+}
+
 void Decoder::plan(Arena& arena) {
   const Config& config = model_.config();
   stages_.clear();

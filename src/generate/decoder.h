@@ -32,6 +32,9 @@ class Decoder {
   Decoder(const Hierarchy& model, int64_t batch, Choose choose = {},
           std::optional<int64_t> kept = {});
 
+  // Bytes that a batch takes, beside what a slide or a prompt needs while it runs.
+  static size_t memory(const Hierarchy& model, int64_t batch);
+
   int64_t batch() const { return batch_; }
   int64_t length() const { return length_; }  // bytes in a row
   // In whole patches of the coarsest stage where it has several.

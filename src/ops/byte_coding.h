@@ -2,6 +2,7 @@
 // that logits give the first 256 symbols.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/tensor.h"
@@ -17,6 +18,10 @@ struct ByteShare {
 class ByteCoding {
  public:
   virtual ~ByteCoding() = default;
+
+  // Rows that it pays to run at once: more gain no speed. Bytes of memory that they may take.
+  virtual int64_t rows_that_pay() const = 0;
+  virtual size_t spare_memory() const = 0;
 
   // logits (rows, V) f32, bytes (rows) u16, shares (rows, sizeof(ByteShare)) u8.
   virtual void byte_shares(const Tensor& logits, const Tensor& bytes, const Tensor& shares) = 0;

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "ops/byte_coding.h"
+
 #ifdef __CUDACC__
 #define MEGABYTE_DEVICE __host__ __device__
 #else
@@ -31,6 +33,8 @@ class RangeEncoder {
       range_ <<= 8;
     }
   }
+
+  void encode(const ByteShare& share) { encode(share.below, share.frequency, share.total); }
 
   // The fewest bytes that name a number inside the interval; those left out at the end count as 0.
   std::vector<uint8_t> finish() {

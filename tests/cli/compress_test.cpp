@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/command.h"
+#include "support/device.h"
 #include "support/model_folder.h"
 
 namespace megabyte {
@@ -153,6 +154,9 @@ TEST_F(CompressCommand, BadUsageSaysWhatToDo) {
     refused({"decompress", archive, "-o", "-", "--range=" + range, "--model", model}, "FROM:TO", 2);
   for (const std::string range : {"5:4", "0:1501"})
     refused({"decompress", archive, "-o", "-", "--range", range, "--model", model}, "--range");
+  if (!test::why_no_cuda().empty())
+    refused({"compress", folder_ / "text", "--model", model, "--device", "cuda", "--force"},
+            "use --device");
   EXPECT_EQ(run_megabyte({"compress"}).exit_code, 2);
   EXPECT_EQ(files(), 3u);
 }

@@ -59,5 +59,24 @@ TEST_F(CudaExactCommand, DumpedLogitsAreTheSame) {
   EXPECT_EQ(dumped("exact-cuda"), dumped("exact"));
 }
 
+// Either side writes the other's archives and reads them; many streams, so that windows of several
+// are encoded at once.
+TEST_F(CudaExactCommand, ArchivesAreTheSame) {
+  std::string text;
+  while (text.size() < 100'000) text += text_ + "and";
+  for (const std::string& content : {text, text_, std::string(), std::string("x")}) {
+    write_file(folder_ / "file", content);
+    for (const std::string device : {"cpu", "cuda"})
+      run({"compress", folder_ / "file", "-o", folder_ / device, "--device", device, "--force",
+           "--verify"});
+    const std::string archive = read_file(folder_ / "cpu");
+    EXPECT_EQ(read_file(folder_ / "cuda"), archive);
+    EXPECT_EQ(run({"decompress", folder_ / "cpu", "-o", "-", "--device", "cuda"}), content);
+    EXPECT_EQ(run({"decompress", folder_ / "cuda", "-o", "-", "--device", "cpu"}), content);
+    run({"verify", folder_ / "cpu", "--device", "cuda"});
+  }
+  EXPECT_EQ(run({"decompress", folder_ / "cpu", "-o", "-", "--device", "cuda"}), "x");
+}
+
 }  // namespace
 }  // namespace megabyte::test

@@ -12,6 +12,7 @@
 #include "codec/checksums.h"
 #include "ops/symbols.h"
 #include "support/configs.h"
+#include "support/device.h"
 #include "support/errors.h"
 #include "support/model_folder.h"
 #include "support/models.h"
@@ -90,7 +91,7 @@ TEST(StreamCoder, CountsTheBytesAsTheyAreCodedAndCanBeStopped) {
   std::vector<std::vector<uint8_t>> out{std::vector<uint8_t>(3), std::vector<uint8_t>(1)};
   const std::vector<std::span<uint8_t>> to(out.begin(), out.end());
   coder.decode(spans(coded), to, [&](uint64_t bytes) { steps.push_back(bytes); });
-  EXPECT_EQ(steps, (std::vector<uint64_t>{2, 1, 1}));
+  EXPECT_EQ(steps, (std::vector<uint64_t>{4}));  // of a patch
   const auto stop = [](uint64_t) { throw 1; };
   EXPECT_THROW(coder.encode(spans(streams), stop), int);
   EXPECT_THROW(coder.decode(spans(coded), to, stop), int);
@@ -133,24 +134,59 @@ std::unique_ptr<Hierarchy> stepped_model(Backend& backend) {
   return model;
 }
 
-// The whole way from bytes to an archive's streams: with every instruction set of this machine, and
-// with the compilers and machines of everybody else, too.
-TEST(StreamCoder, WritesTheSameStreamsOnEveryMachine) {
+// The whole way from bytes to an archive's streams: the same on every machine. `reads` is a backend
+// that must read them.
+void expect_pinned_streams(Backend& writes, Backend& reads) {
   std::vector<std::vector<uint8_t>> streams(2);
   for (size_t i = 0; i < 200; ++i) streams[i % 3 == 0].push_back(static_cast<uint8_t>(i * i));
-  std::vector<std::vector<std::vector<uint8_t>>> coded;
+  const auto model = stepped_model(writes);
+  StreamCoder coder(*model, 2);
+  const auto coded = coder.encode(spans(streams));
+  EXPECT_EQ(decoded(coder, coded, streams), streams);
+  const auto other = stepped_model(reads);
+  StreamCoder reader(*other, 3);
+  EXPECT_EQ(decoded(reader, coded, streams), streams);
+  Sha256 hash;
+  for (const auto& stream : coded) hash.update(stream);
+  hash.update(self_test(*model));
+  EXPECT_EQ(hex(hash.finish()), "33ffe92dfb1c6a680851e71bfc67933d88b33593abf12e160e48e878b57b7c05");
+}
+
+// With every instruction set of this machine, and with the compilers and machines of everybody
+// else, too.
+TEST(StreamCoder, WritesTheSameStreamsOnEveryMachine) {
   for (const exact::Kernels* kernels : exact::available_kernels()) {
-    const auto backend = make_exact_backend(1, kernels->name);
-    const auto model = stepped_model(*backend);
-    StreamCoder coder(*model, 2);
-    coded.push_back(coder.encode(spans(streams)));
-    EXPECT_EQ(decoded(coder, coded.front(), streams), streams) << kernels->name;
-    Sha256 hash;
-    for (const auto& stream : coded.back()) hash.update(stream);
-    hash.update(self_test(*model));
-    EXPECT_EQ(hex(hash.finish()),
-              "33ffe92dfb1c6a680851e71bfc67933d88b33593abf12e160e48e878b57b7c05")
-        << kernels->name;
+    SCOPED_TRACE(kernels->name);
+    expect_pinned_streams(*make_exact_backend(1, kernels->name), *make_backend("exact", 2));
+  }
+}
+
+TEST(CudaExactStreams, AreThoseOfTheProcessor) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  const auto host = make_backend("exact", 2), device = make_backend("exact-cuda");
+  expect_pinned_streams(*device, *host);
+  expect_pinned_streams(*host, *device);
+}
+
+// Models that record a patch and models that cannot; the ends of documents, the latents of
+// Perceiver AR; streams of all lengths, past their context several times.
+TEST(CudaExactStreams, AreTheSameForEveryKindOfModel) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  for (const std::string config :
+       {"paper", "local_positions", "vocab_257", "hourglass", "perceiver", "byte_transformer",
+        "three_stages", "patch_encoder", "linear_local"}) {
+    SCOPED_TRACE(config);
+    Config wanted = test::small_config(config);
+    wanted.vocab_size = std::max<int64_t>(wanted.vocab_size, 256);
+    const test::WideModel host(wanted, "exact", DType::f32),
+        device(wanted, "exact-cuda", DType::f32);
+    const auto streams = some_streams(9, 3 * static_cast<size_t>(wanted.context()) + 5);
+    StreamCoder one(host.model, 9), other(device.model, 11);
+    const auto coded = one.encode(spans(streams));
+    EXPECT_EQ(other.encode(spans(streams)), coded);
+    EXPECT_EQ(decoded(other, coded, streams), streams);
+    EXPECT_EQ(decoded(other, coded, streams), streams);  // what is recorded serves again
+    EXPECT_EQ(self_test(device.model), self_test(host.model));
   }
 }
 

@@ -2,6 +2,7 @@
 // All that is more than a copy or one addition is in the kernels.
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "backends/exact/forward_only.h"
@@ -355,6 +356,11 @@ class ExactBackend final : public ForwardOnly<Backend>, public ByteCoding {
   }
 
   // --- coding
+
+  // Products gain little with more rows, and every row has keys and values that should stay in a
+  // cache.
+  int64_t rows_that_pay() const override { return 16; }
+  size_t spare_memory() const override { return std::numeric_limits<size_t>::max(); }
 
   void byte_shares(const Tensor& logits, const Tensor& bytes, const Tensor& shares) override {
     const int64_t rows = bytes.size(), V = logits.shape[1];

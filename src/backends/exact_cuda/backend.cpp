@@ -141,6 +141,12 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
         targets.as<uint16_t>(), floats(losses, rows, "cross entropy: losses"), total.as<double>());
   }
 
+  int64_t rows_that_pay() const override { return 1 << 16; }
+  size_t spare_memory() const override {
+    size_t free = 0, total = 0;
+    cuda::check_cuda(cudaMemGetInfo(&free, &total), "memory");
+    return free / 2;
+  }
   void byte_shares(const Tensor& logits, const Tensor& bytes, const Tensor& shares) override {
     const int64_t rows = bytes.size(), V = logits.shape[1];
     check(V >= static_cast<int64_t>(kByteValues) &&
@@ -237,7 +243,7 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
 
 std::unique_ptr<Backend> make_exact_cuda_backend() {
   if (const std::string why = cuda::why_no_device(); !why.empty())
-    fail("no CUDA device can be used: {}; use --device exact", why);
+    fail("no CUDA device can be used: {}; use --device exact, or cpu for archives", why);
   return std::make_unique<ExactCudaBackend>();
 }
 
