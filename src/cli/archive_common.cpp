@@ -43,6 +43,14 @@ fs::path installed_model() {
   return program.parent_path().parent_path() / "share" / "megabyte" / "model";
 }
 
+bool has_gpu() {
+#ifdef MEGABYTE_WITH_CUDA
+  return why_no_cuda_device().empty();
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 InputBytes::InputBytes(const std::string& file) : name_(file == "-" ? "stdin" : file) {
@@ -99,12 +107,10 @@ void ArchiveOptions::add_to(CLI::App& command) {
 }
 
 std::string ArchiveOptions::backend(uint64_t streams) const {
-#ifdef MEGABYTE_WITH_CUDA
   constexpr uint64_t kManyStreams = 64;
-  if (device == "auto" && streams >= kManyStreams && why_no_cuda_device().empty())
-    return "exact-cuda";
-#endif
-  return device == "cuda" ? "exact-cuda" : "exact";
+  const bool on_gpu =
+      device == "cuda" || (device == "auto" && streams >= kManyStreams && has_gpu());
+  return on_gpu ? "exact-cuda" : "exact";
 }
 
 CodecModel::Load ArchiveOptions::load() const {
