@@ -1,6 +1,5 @@
 #include "cli/archive_common.h"
 
-#include <limits.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 
 #include "backends/factories.h"
 #include "base/error.h"
+#include "cli/default_model.h"
 #include "cli/numbers.h"
 #include "cli/stop_signals.h"
 #include "model/files.h"
@@ -32,15 +32,6 @@ std::vector<uint8_t> read_stdin() {
   }
   bytes.resize(size);
   return bytes;
-}
-
-// Beside the program, in the source tree as where it is installed.
-fs::path installed_model() {
-  char path[PATH_MAX];
-  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
-  if (length <= 0) return {};
-  const fs::path program(std::string(path, static_cast<size_t>(length)));
-  return program.parent_path().parent_path() / "share" / "megabyte" / "model";
 }
 
 bool has_gpu() {
@@ -92,8 +83,7 @@ void add_archive_file(CLI::App& command, std::string& file) {
 }
 
 void ArchiveOptions::add_to(CLI::App& command) {
-  command.add_option("--model", model,
-                     "folder of the model; without it the one that is installed with the program");
+  add_model_option(command, model);
   command
       .add_option(
           "--device", device,
@@ -113,16 +103,9 @@ std::string ArchiveOptions::backend(uint64_t streams) const {
   return on_gpu ? "exact-cuda" : "exact";
 }
 
-CodecModel::Load ArchiveOptions::load() const {
-  return [folder = model](Backend& backend) {
-    fs::path from = folder;
-    if (folder.empty()) {
-      from = installed_model();
-      if (!fs::exists(from / kModelFile))
-        fail("no model is installed at {}: name one with --model ('megabyte train' makes them)",
-             from.string());
-    }
-    return load_model(from, backend, DType::f32, false);
+CodecModel::Load ArchiveOptions::load(bool quiet) const {
+  return [folder = model, quiet](Backend& backend) {
+    return load_model(model_folder(folder, quiet), backend, DType::f32, false);
   };
 }
 
@@ -131,6 +114,11 @@ ArchiveProgress::ArchiveProgress(uint64_t bytes)
 
 double ArchiveProgress::seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+double ArchiveProgress::finish() {
+  line_.clear();
+  return seconds();
 }
 
 void ArchiveProgress::operator()(uint64_t done) {

@@ -58,8 +58,8 @@ struct ArchiveOptions {
   void add_to(CLI::App& command);
   // The exact backend to code so many streams with.
   std::string backend(uint64_t streams) const;
-  // Of the folder named, or of the model that is installed beside the program.
-  CodecModel::Load load() const;
+  // Of the folder named, or of the model in the box, which is named on stderr unless `quiet`.
+  CodecModel::Load load(bool quiet) const;
 };
 
 // "45%  12.3 kB/s  5m20s left" on a terminal. Error after a signal that OutputBytes has caught.
@@ -67,9 +67,11 @@ class ArchiveProgress {
  public:
   explicit ArchiveProgress(uint64_t bytes);
   void operator()(uint64_t done);
-  double seconds() const;
+  // Takes the line away; the seconds since the beginning.
+  double finish();
 
  private:
+  double seconds() const;
   uint64_t bytes_;
   std::chrono::steady_clock::time_point start_;
   TerminalLine line_;

@@ -30,21 +30,22 @@ void run(const CompressCommand& command) {
   OutputBytes out(to, command.force);
   const ArchiveHeader shape{.stream_bits = stream_bits_for(in.bytes().size()),
                             .original_bytes = in.bytes().size()};
-  const CodecModel model(shape.stream_count(), command.archive.threads, command.archive.load(),
+  const CodecModel model(shape.stream_count(), command.archive.threads,
+                         command.archive.load(command.quiet),
                          command.archive.backend(shape.stream_count()));
   ArchiveProgress progress(in.bytes().size());
   const CompressResult result = compress(
       model, in.bytes(), {.embed = command.embed, .verify = command.verify},
       [&](Bytes bytes) { out.write(bytes); }, [&](uint64_t done) { progress(done); });
   out.commit();
+  const double seconds = progress.finish();
   if (command.quiet) return;
   const auto original = static_cast<double>(in.bytes().size());
   const auto bytes = static_cast<double>(result.archive_bytes);
   fmt::print(stderr, "{}: {} -> {} bytes{}, {:.1f} s{}\n", in.name(), in.bytes().size(),
              result.archive_bytes,
              original > 0 ? fmt::format(" ({:.3f} bits per byte)", 8 * bytes / original) : "",
-             progress.seconds(),
-             result.coded ? "" : "; stored as it is, the model would not make it shorter");
+             seconds, result.coded ? "" : "; stored as it is, the model would not make it shorter");
 }
 
 }  // namespace

@@ -57,13 +57,14 @@ std::string default_output(const DecompressCommand& command) {
 
 // Decodes [from, to) into `sink`; gives the seconds that it took.
 double decode(const Archive& archive, const std::string& name, uint64_t from, uint64_t to,
-              const ArchiveOptions& options, const ArchiveWriter::Sink& sink) {
+              const DecompressCommand& command, const ArchiveWriter::Sink& sink) {
   const uint64_t streams = archive.header().streams_of(from, to).size();
   const auto model =
-      model_of(archive, streams, options.threads, options.load(), name, options.backend(streams));
+      model_of(archive, streams, command.archive.threads, command.archive.load(command.quiet), name,
+               command.archive.backend(streams));
   ArchiveProgress progress(to - from);
   decompress(model.get(), archive, from, to, name, sink, [&](uint64_t done) { progress(done); });
-  return progress.seconds();
+  return progress.finish();
 }
 
 void run(const DecompressCommand& command) {
@@ -75,7 +76,7 @@ void run(const DecompressCommand& command) {
                                                 : parse_range(command.range, size);
   OutputBytes out(out_name, command.force);
   const double seconds =
-      decode(archive, in.name(), from, to, command.archive, [&](Bytes bytes) { out.write(bytes); });
+      decode(archive, in.name(), from, to, command, [&](Bytes bytes) { out.write(bytes); });
   out.commit();
   if (!command.quiet) fmt::print(stderr, "{}: {} bytes, {:.1f} s\n", in.name(), to - from, seconds);
 }
@@ -84,7 +85,7 @@ void verify(const DecompressCommand& command) {
   const InputBytes in(command.file);
   const Archive archive(in.bytes(), in.name());
   const uint64_t size = archive.header().original_bytes;
-  const double seconds = decode(archive, in.name(), 0, size, command.archive, [](Bytes) {});
+  const double seconds = decode(archive, in.name(), 0, size, command, [](Bytes) {});
   if (!command.quiet)
     fmt::print("{}: whole, {} bytes of the original, {:.1f} s\n", in.name(), size, seconds);
 }

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/default_model.h"
 #include "cli/numbers.h"
 #include "cli/terminal_line.h"
 #include "codec/archive.h"
@@ -37,8 +38,8 @@ Evaluation evaluate(const EvalOptions& options) {
   const bool archive = options.method == "archive";
   const ScoringMethod method = archive ? ScoringMethod::sliding : scoring_method(options.method);
   const auto backend = options.device.backend();
-  const auto model =
-      load_model(options.model, *backend, options.device.compute(*backend, DType::f32), false);
+  const auto model = load_model(model_folder(options.model, false), *backend,
+                                options.device.compute(*backend, DType::f32), false);
   const ByteDataset data(options.data, !archive && ends_documents(model->config().vocab_size));
   std::function<uint64_t(uint64_t)> piece;
   if (archive) piece = [](uint64_t bytes) { return uint64_t{1} << stream_bits_for(bytes); };
@@ -136,7 +137,7 @@ void add_eval(CLI::App& app) {
       "--device\n"
       "                   exact, the bits that 'megabyte compress' codes\n"
       "Perceiver AR's windows advance by its latents, or sliding by half of them.");
-  command->add_option("--model", options->model, "folder of the model")->required();
+  add_model_option(*command, options->model);
   command->add_option("--data", options->data, "files, folders or patterns of raw bytes")
       ->required();
   command

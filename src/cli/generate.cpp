@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "cli/default_model.h"
 #include "data/byte_dataset.h"
 #include "generate/generator.h"
 #include "io/atomic_file.h"
@@ -154,8 +155,8 @@ void generate(const GenerateOptions& options) {
   std::vector<fs::path> files;
   if (!options.out.empty()) files = sample_files(options);
   const auto backend = options.device.backend();
-  const auto model =
-      load_model(options.model, *backend, options.device.compute(*backend, DType::f32), false);
+  const auto model = load_model(model_folder(options.model, false), *backend,
+                                options.device.compute(*backend, DType::f32), false);
   const std::string prompt = read_prompt(options);
   const std::vector<uint16_t> tokens = prompt_symbols(
       {reinterpret_cast<const uint8_t*>(prompt.data()), prompt.size()}, model->config());
@@ -210,7 +211,7 @@ void add_generate(CLI::App& app) {
       "prompt the end counts.\nA model with an end-of-document symbol takes a prompt for the "
       "beginning "
       "of a document, and ends\na sample by drawing that symbol.");
-  command->add_option("--model", options->model, "folder of the model")->required();
+  add_model_option(*command, options->model);
   CLI::Option* prompt = command->add_option("--prompt", options->prompt, "text to continue");
   command
       ->add_option("--prompt-file", options->prompt_file, "file to continue, any bytes; - is stdin")

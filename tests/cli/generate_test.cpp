@@ -133,7 +133,7 @@ TEST_F(GenerateCommand, BadUsageAndBadInputSayWhatToDo) {
   const CommandResult result = run_megabyte({"generate", "--model", folder_ / "absent"});
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_NE(result.err.find("absent"), std::string::npos) << result.err;
-  EXPECT_EQ(run_megabyte({"generate"}).exit_code, 2);
+  EXPECT_EQ(run_megabyte({"generate", "--model"}).exit_code, 2);
 }
 
 // A run without end whose stdout is a pipe to the test.

@@ -14,9 +14,10 @@
 namespace megabyte::test {
 
 RunningMegabyte::RunningMegabyte(const std::vector<std::string>& arguments,
-                                 const std::string& input, uint64_t largest_file) {
+                                 const std::string& input, uint64_t largest_file,
+                                 const std::string& program) {
   write_file(folder_ / "in", input);
-  std::vector<std::string> words{MEGABYTE_BINARY};
+  std::vector<std::string> words{program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -58,8 +59,9 @@ CommandResult RunningMegabyte::wait() {
           read_file(folder_ / "out"), read_file(folder_ / "err")};
 }
 
-CommandResult run_megabyte(const std::vector<std::string>& arguments, const std::string& input) {
-  return RunningMegabyte(arguments, input).wait();
+CommandResult run_megabyte(const std::vector<std::string>& arguments, const std::string& input,
+                           const std::string& program) {
+  return RunningMegabyte(arguments, input, 0, program).wait();
 }
 
 TemporaryFolder::TemporaryFolder() {

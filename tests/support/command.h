@@ -13,9 +13,9 @@ struct CommandResult {
   std::string out, err;
 };
 
-// Runs MEGABYTE_BINARY with the arguments (no shell) and `input` on its standard input.
-CommandResult run_megabyte(const std::vector<std::string>& arguments,
-                           const std::string& input = "");
+// Runs the program with the arguments (no shell) and `input` on its standard input.
+CommandResult run_megabyte(const std::vector<std::string>& arguments, const std::string& input = "",
+                           const std::string& program = MEGABYTE_BINARY);
 
 // A fresh folder, removed with everything in it at the end of the scope.
 class TemporaryFolder {
@@ -36,7 +36,7 @@ class TemporaryFolder {
 class RunningMegabyte {
  public:
   explicit RunningMegabyte(const std::vector<std::string>& arguments, const std::string& input = "",
-                           uint64_t largest_file = 0);
+                           uint64_t largest_file = 0, const std::string& program = MEGABYTE_BINARY);
   ~RunningMegabyte();  // kills what is still running
   RunningMegabyte(const RunningMegabyte&) = delete;
   RunningMegabyte& operator=(const RunningMegabyte&) = delete;
