@@ -20,7 +20,7 @@ build: ## Build the program (Release) into build/
 	@scripts/deps.sh build
 	@scripts/build.sh release megabyte_cli
 
-quickstart: ## Build, train two minutes on real text, score held-out text, write a sample
+quickstart: ## Show the model in the box, train two minutes (on DATA=FOLDER), score and write with both
 	@scripts/deps.sh build quickstart
 	@scripts/build.sh release megabyte_cli
 	@scripts/quickstart.sh
