@@ -8,10 +8,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <functional>
 #include <random>
+#include <string_view>
+#include <system_error>
 #include <vector>
 
+#include "base/error.h"
 #include "ops/ops.h"
 
 namespace megabyte {
@@ -286,11 +290,18 @@ void add_others(DType dtype, const std::string& type) {
 
 int main(int argc, char** argv) try {
   using namespace megabyte;
+  const auto whole_number = [](std::string_view text) {
+    int n = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+    if (error != std::errc() || end != text.data() + text.size() || n < 1)
+      fail("--threads {}: a whole number from 1 is needed", text);
+    return n;
+  };
   for (; argc > 2; argc -= 2, argv += 2) {
     if (const std::string option = argv[1]; option == "--device")
       device = argv[2];
     else if (option == "--threads")
-      threads = std::stoi(argv[2]);
+      threads = whole_number(argv[2]);
     else
       break;
   }

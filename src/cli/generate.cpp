@@ -145,8 +145,8 @@ void report(const GenerateOptions& options, const Drawn& drawn, double seconds) 
                               {"ended", drawn.ended}}
                    .dump());
   else if (!options.out.empty())
-    fmt::print(stderr, "{} samples, {} bytes in {:.2f} s ({:.0f} bytes/s), in {}\n",
-               options.samples, bytes, seconds, rate, options.out);
+    fmt::print(stderr, "{} sample{}, {} bytes in {:.2f} s ({:.0f} bytes/s), in {}\n",
+               options.samples, options.samples == 1 ? "" : "s", bytes, seconds, rate, options.out);
 }
 
 void generate(const GenerateOptions& options) {
