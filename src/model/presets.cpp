@@ -74,15 +74,16 @@ std::vector<Preset> make_presets() {
       .name = "hourglass",
       .description =
           "82M parameters, 44M a byte: blocks before and after the global ones, context "
-          "2048, patches of 4, a window of 508 bytes before each",
-      .config = {.stages = {stage(512, 1024, 4, 16, Positions::rotary),
+          "1024, patches of 4, a window of 508 bytes before each",
+      .config = {.stages = {stage(256, 1024, 4, 16, Positions::rotary),
                             stage(4, 512, 5, 8, Positions::rotary)}},
-      .batch = 16,
+      .batch = 32,
       .learning_rate = 2e-3,
       .warmup_steps = 200,
       .init_stddev = 0.04,
       .init = {"from_parent=0.003"},
-      .stage_lr = {0.5, 1}};
+      .stage_lr = {0.5, 1},
+      .weight_decay = 0.3};
   hourglass.config.stages[1].cross_patch = 508;
   hourglass.config.stages[1].encoder_layers = 5;
   all.push_back(hourglass);
@@ -92,7 +93,8 @@ std::vector<Preset> make_presets() {
                  .batch = 32,
                  .learning_rate = 2e-3,
                  .warmup_steps = 200,
-                 .init_stddev = 0.04});
+                 .init_stddev = 0.04,
+                 .weight_decay = 0.3});
 
   all.push_back(paper("paper-text",
                       "the paper's text model (it says 758M + 262M, we count 707M + 227M), context "

@@ -20,6 +20,7 @@ struct Preset {
   std::vector<std::string> init = {};  // other deviations, "from_parent=0.002"
   double dropout = 0;
   std::vector<double> stage_lr = {};  // factors of learning_rate, coarsest stage first
+  double weight_decay = 0.1;
 };
 
 const std::vector<Preset>& presets();

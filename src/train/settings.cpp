@@ -34,6 +34,7 @@ TrainSettings settings_of(const Preset& preset) {
   settings.warmup = preset.warmup_steps;
   settings.warmup_limit = 0.1;
   settings.stage_lr = preset.stage_lr;
+  settings.weight_decay = preset.weight_decay;
   settings.init_stddev = preset.init_stddev;
   settings.init = preset.init;
   settings.dropout = preset.dropout;

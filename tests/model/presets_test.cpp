@@ -57,7 +57,9 @@ TEST(PresetsTest, TheHourglassAndItsTransformerCostAsMuchAByte) {
     const Config& config = find_preset(name).config;
     return count_cost(config, config.context()).training(false);
   };
-  EXPECT_NEAR(flops("hourglass") / flops("hourglass-transformer"), 1, 0.05);
+  const double ratio = flops("hourglass") / flops("hourglass-transformer");
+  EXPECT_GT(ratio, 0.9);
+  EXPECT_LE(ratio, 1);
 }
 
 TEST(PresetsTest, SizesOfThePaper) {
