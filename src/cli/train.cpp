@@ -15,6 +15,7 @@
 #include "cli/train_options.h"
 #include "cli/train_progress.h"
 #include "model/cost.h"
+#include "model/files.h"
 #include "train/run.h"
 
 namespace megabyte::cli {
@@ -93,6 +94,7 @@ void train(const TrainOptions& options) {
   const auto backend = options.device.backend();
   const DType compute = options.device.training(*backend, settings);
   TrainingModel model(out, state, options.resume, *backend, compute);
+  if (!options.from.empty() && !options.resume) load_parameters(options.from, model.model());
   if (finished && options.json) {
     print_result(options,
                  {.finished = true, .saved_step = state.step, .last = {}, .elapsed = state.elapsed},

@@ -1,7 +1,10 @@
 #include "cli/train_options.h"
 
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "data/byte_dataset.h"
+#include "model/files.h"
 #include "model/presets.h"
 
 namespace megabyte::cli {
@@ -24,6 +27,9 @@ stopped (same number of threads). The data must be the same. Beside it the origi
 may stand; only the budget (--steps, --bytes or --minutes; the schedule follows it), --lr and what
 does not change the result may differ. --overwrite replaces what is in --out as soon as the new
 run starts, after all its input was checked.)";
+
+// A model that has learnt is not to be shaken as one that begins; the presets' rates are for those.
+constexpr double kLearningRateFromAModel = 1e-3;
 
 }  // namespace
 
@@ -59,6 +65,12 @@ void TrainOptions::add_to(CLI::App& command) {
                   "a model by name, from 'megabyte info --presets' (default quickstart)")
       ->group(group);
   command.add_option("--config", config, "a model by its config.json")->group(group);
+  command
+      .add_option("--from", from,
+                  "folder of a trained model: begin with its shape and its values (learning rate "
+                  "1e-3 unless --lr says another)")
+      ->excludes("--config")
+      ->group(group);
   command
       .add_option(
           "--set", assignments,
@@ -208,6 +220,14 @@ TrainingState TrainOptions::new_run() const {
   TrainingState state;
   state.config = config.empty() ? chosen.config : load_config(config);
   state.settings = settings_of(chosen);
+  if (!from.empty()) {
+    for (const char* name : {"init", "init-stddev"})
+      if (given_names.contains(name))
+        throw UsageError(
+            fmt::format("--{} and --from: the values of {} are those to begin with", name, from));
+    state.config = load_config(std::filesystem::path(from) / kConfigFile);
+    state.settings.lr = kLearningRateFromAModel;
+  }
   if (given_names.contains("warmup")) state.settings.warmup_limit = 1;
   state.settings.minutes = 10;
   apply(state);
@@ -218,6 +238,8 @@ TrainingState TrainOptions::resumed_run(const TrainingState& saved) const {
   TrainingState state = saved;
   if (!config.empty())
     state.config = load_config(config);
+  else if (!from.empty())
+    state.config = load_config(std::filesystem::path(from) / kConfigFile);
   else if (!preset.empty())
     state.config = find_preset(preset).config;
   apply(state);

@@ -13,7 +13,7 @@
 namespace megabyte::cli {
 
 struct TrainOptions {
-  std::string out, preset, config;
+  std::string out, preset, config, from;
   std::vector<std::string> assignments;  // --set
   TrainSettings given;                   // of which only the named ones count
   std::set<std::string> given_names;

@@ -77,16 +77,17 @@ void read_parameters(const SafetensorsFile& file, const std::string& prefix,
   }
 }
 
-std::unique_ptr<Hierarchy> load_model(const fs::path& folder, Backend& backend, DType compute,
-                                      bool trainable) {
+namespace {
+
+void check_holds_model(const fs::path& folder) {
   for (const char* needed : {kConfigFile, kModelFile})
     if (!fs::exists(folder / needed))
       fail("{} holds no model: {} is missing; name a folder that 'megabyte train --out' wrote",
            folder.string(), needed);
-  const Config config = load_config(folder / kConfigFile);
-  const SafetensorsFile file(folder / kModelFile);
+}
 
-  // Before memory is asked for: a file that belongs to another config.
+// Error for a file that belongs to another config.
+void check_names(const SafetensorsFile& file, const Config& config, const std::string& described) {
   std::set<std::string> names;
   for_each_parameter(config, [&](const ParameterSpec& spec) {
     names.insert(spec.name);
@@ -96,11 +97,29 @@ std::unique_ptr<Hierarchy> load_model(const fs::path& folder, Backend& backend, 
   for (const auto& [name, entry] : file.tensors())
     if (!names.contains(name))
       fail("{}: tensor {} is not part of the model that {} describes", file.name(), name,
-           (folder / kConfigFile).string());
+           described);
+}
+
+}  // namespace
+
+std::unique_ptr<Hierarchy> load_model(const fs::path& folder, Backend& backend, DType compute,
+                                      bool trainable) {
+  check_holds_model(folder);
+  const Config config = load_config(folder / kConfigFile);
+  const SafetensorsFile file(folder / kModelFile);
+  check_names(file, config, (folder / kConfigFile).string());  // before memory is asked for
   auto model = std::make_unique<Hierarchy>(config, backend, compute, trainable);
   read_parameters(file, "", model->parameters(), backend, model->parameters().values());
   model->parameters().refresh_copies();
   return model;
+}
+
+void load_parameters(const fs::path& folder, Hierarchy& model) {
+  check_holds_model(folder);
+  const SafetensorsFile file(folder / kModelFile);
+  check_names(file, model.config(), "this run");
+  read_parameters(file, "", model.parameters(), model.backend(), model.parameters().values());
+  model.parameters().refresh_copies();
 }
 
 void copy_to_file(Backend& backend, const Tensor& tensor, DType stored, std::byte* to) {

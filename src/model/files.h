@@ -25,6 +25,10 @@ using Metadata = std::map<std::string, std::string>;
 std::unique_ptr<Hierarchy> load_model(const std::filesystem::path& folder, Backend& backend,
                                       DType compute, bool trainable);
 
+// The values of the model in `folder` into one of the same tensors, whatever its context: to go on
+// training from them. Errors as load_model's.
+void load_parameters(const std::filesystem::path& folder, Hierarchy& model);
+
 // Writes config.json, then model.safetensors, each atomically; masters stored as f32 or bf16.
 void save_model(const std::filesystem::path& folder, const Hierarchy& model, DType stored,
                 const Metadata& metadata);

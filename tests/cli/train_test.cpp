@@ -89,6 +89,29 @@ TEST(TrainCommand, SetChangesTheModel) {
   EXPECT_THAT(read_file(folder / "model/config.json"), HasSubstr("relu"));
 }
 
+TEST(TrainCommand, FromBeginsWithAModel) {
+  const TrainFolder folder;
+  ASSERT_EQ(folder.train("model", {"--steps", "3", "--seed", "5"}).exit_code, 0);
+  const auto from_model = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"train",          "--data",     folder / "data.txt",
+                                       "--out",          folder / out, "--from",
+                                       folder / "model", "--steps",    "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_megabyte(arguments);
+  };
+  ASSERT_EQ(from_model("same", {"--lr", "1e-30"}).exit_code, 0);
+  expect_same_tensors(folder / "same/model.safetensors", folder / "model/model.safetensors");
+  EXPECT_EQ(read_file(folder / "same/config.json"), read_file(folder / "model/config.json"));
+
+  const CommandResult other = from_model("other", {"--set", "stages.1.layers=3"});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.err, HasSubstr("of the model is missing"));
+  EXPECT_FALSE(fs::exists(folder / "other"));
+  const CommandResult scales = from_model("other", {"--init-stddev", "0.1"});
+  EXPECT_EQ(scales.exit_code, 2);
+  EXPECT_THAT(scales.err, HasSubstr("--from"));
+}
+
 TEST(TrainCommand, AModelInTheWayIsKept) {
   const TrainFolder folder;
   ASSERT_EQ(folder.train("model", {"--steps", "2"}).exit_code, 0);
