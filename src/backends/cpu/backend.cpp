@@ -30,7 +30,7 @@ class CpuBackend final : public Backend {
                        bf16_products_ ? " with bf16 products" : "", Products::description());
   }
   bool supports(DType compute) const override {
-    return compute == DType::f32 || compute == DType::bf16;
+    return compute == DType::f32 || (compute == DType::bf16 && Products::take_bf16());
   }
   bool fast(DType compute) const override {
     return compute == DType::f32 || (compute == DType::bf16 && bf16_products_);

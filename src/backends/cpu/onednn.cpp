@@ -106,6 +106,12 @@ void Products::multiply(const Matrix& a, const Matrix& b, const Tensor& bias, co
   product.primitive.execute(cache_->stream, product.arguments);
 }
 
+bool Products::take_bf16() {
+  const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  constexpr auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  return (isa & needed) == needed;
+}
+
 const char* Products::description() {
   static const std::string text = [] {
     const auto* version = dnnl::version();

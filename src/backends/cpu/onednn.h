@@ -25,6 +25,7 @@ class Products {
                 bool accumulate);
 
   static const char* description();  // "oneDNN 2.6.3"
+  static bool take_bf16();           // on processors with AVX-512
 
  private:
   struct Cache;
