@@ -3,6 +3,16 @@
 #include <algorithm>
 
 namespace megabyte {
+namespace {
+
+std::vector<DecodeBlock> decode_blocks(const std::vector<BlockWeights>& weights,
+                                       const std::vector<BlockCache>& caches) {
+  std::vector<DecodeBlock> blocks;
+  for (size_t i = 0; i < weights.size(); ++i) blocks.push_back(decode_block(weights[i], caches[i]));
+  return blocks;
+}
+
+}  // namespace
 
 StageDecoder::StageDecoder(const Hierarchy& model, int stage, int64_t batch, Arena& arena)
     : backend_(model.backend()),
@@ -37,6 +47,10 @@ StageDecoder::StageDecoder(const Hierarchy& model, int stage, int64_t batch, Are
                           arena);
   if (latents_ > 0 && latents_ < n_ && blocks_.size() > 1)
     window_.emplace(shape_, static_cast<int64_t>(blocks_.size()), batch, latents_, n_, arena);
+  if (!shape_.rotary && !keeps_running_sum(shape_) && latents_ == 0) {
+    encoder_stack_ = decode_blocks(weights_.encoder, encoder_);
+    block_stack_ = decode_blocks(weights_.blocks, blocks_);
+  }
   start_ = arena.make({batch, D}, residual);
   last_ = arena.make({batch, D}, residual);
   out_ = arena.make({batch, D}, compute);
@@ -87,8 +101,23 @@ BlockStep StageDecoder::block_step() const {
   return {.attention = decode, .rotary_position = decode.position, .row_position = next_};
 }
 
-Pending StageDecoder::run(const std::vector<BlockWeights>& weights,
-                          const std::vector<BlockCache>& caches, Pending h) const {
+void StageDecoder::run(const std::vector<BlockWeights>& weights,
+                       const std::vector<BlockCache>& caches,
+                       const std::vector<DecodeBlock>& blocks, const Weight& norm_weight,
+                       const Weight& norm_bias, Pending h, Tensor sum, const Tensor& y) const {
+  const DecodeStack stack{blocks, shape_.activation, shape_.eps, norm_weight.value,
+                          norm_bias.value};
+  if (!blocks.empty() && backend_.decode_stack(block_step().attention, stack, h.x, h.delta,
+                                               sum ? sum : scratch_.sum_of(h.x), y))
+    return;
+  h = run_each(weights, caches, h);
+  if (!sum && h.delta) sum = scratch_.sum_of(h.x);
+  backend_.residual_norm_forward(h.x, h.delta, {}, norm_weight.value, norm_bias.value, shape_.eps,
+                                 sum, y, {}, {});
+}
+
+Pending StageDecoder::run_each(const std::vector<BlockWeights>& weights,
+                               const std::vector<BlockCache>& caches, Pending h) const {
   BlockStep step = block_step();
   for (size_t i = 0; i < weights.size(); ++i) {
     if (starts_sequence()) begin_sequence(backend_, shape_, next_, caches[i], scratch_);
@@ -108,10 +137,8 @@ void StageDecoder::step() {
   const bool start = encodes_ ? next_ == 0 : starts_sequence();
   Pending h{start ? start_ : last_, {}, {}};
   if (conditions_) h.delta = row(conditions_, condition_, next_ % n_);
-  h = run(weights_.blocks, blocks_, h);
-  backend_.residual_norm_forward(h.x, h.delta, {}, weights_.norm_weight.value,
-                                 weights_.norm_bias.value, shape_.eps,
-                                 h.delta ? scratch_.sum_of(h.x) : Tensor{}, out_, {}, {});
+  run(weights_.blocks, blocks_, block_stack_, weights_.norm_weight, weights_.norm_bias, h, {},
+      out_);
 }
 
 Tensor StageDecoder::position_rows() const {
@@ -134,11 +161,9 @@ void StageDecoder::complete() {
   if (convolutions_)
     convolutions_->run(backend_, weights_.patch_encoder, last_.view({batch_ * patch_, embed_dim_}));
   if (encodes_) {
-    const Pending h = run(weights_.encoder, encoder_, {last_, {}, {}});
     const Tensor normed = batch_ == 1 ? encoded_.slice(next_ % n_, 1) : encoded_one_;
-    backend_.residual_norm_forward(h.x, h.delta, {}, weights_.encoder_norm_weight.value,
-                                   weights_.encoder_norm_bias.value, shape_.eps, last_, normed, {},
-                                   {});
+    run(weights_.encoder, encoder_, encoder_stack_, weights_.encoder_norm_weight,
+        weights_.encoder_norm_bias, {last_, {}, {}}, last_, normed);
     if (batch_ > 1) {
       const int64_t D = shape_.dim(), i = next_ % n_;
       backend_.copy_rows(normed, D, encoded_.slice(i, encoded_.shape[0] - i), n_ * D, batch_, D);

@@ -42,8 +42,13 @@ class StageDecoder {
 
  private:
   BlockStep block_step() const;
-  Pending run(const std::vector<BlockWeights>& weights, const std::vector<BlockCache>& caches,
-              Pending h) const;
+  // Blocks and the norm after them, one after another: what h becomes adds up to `sum`
+  // (scratch where none is given), and its norm is y.
+  void run(const std::vector<BlockWeights>& weights, const std::vector<BlockCache>& caches,
+           const std::vector<DecodeBlock>& blocks, const Weight& norm_weight,
+           const Weight& norm_bias, Pending h, Tensor sum, const Tensor& y) const;
+  Pending run_each(const std::vector<BlockWeights>& weights, const std::vector<BlockCache>& caches,
+                   Pending h) const;
   // Row i of each sample in t (B * n, width); `packed` (B, width) receives it where it is not
   // contiguous.
   Tensor row(const Tensor& t, const Tensor& packed, int64_t i) const;
@@ -62,6 +67,8 @@ class StageDecoder {
   int64_t next_ = 0;  // position in the row
 
   std::vector<BlockCache> encoder_, blocks_;
+  // The same blocks for Backend::decode_stack(); none where they are more than such a stack.
+  std::vector<DecodeBlock> encoder_stack_, block_stack_;
   BlockDecodeScratch scratch_;
   std::optional<ByteConvolutions> convolutions_;
   std::optional<LatentWindow> window_;

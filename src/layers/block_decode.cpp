@@ -35,6 +35,23 @@ BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch
   return cache;
 }
 
+DecodeBlock decode_block(const BlockWeights& w, const BlockCache& cache) {
+  return {.norm1_weight = w.norm1_weight.value,
+          .norm1_bias = w.norm1_bias.value,
+          .qkv_weight = w.qkv_weight.value,
+          .qkv_bias = w.qkv_bias.value,
+          .out_weight = w.out_weight.value,
+          .out_bias = w.out_bias.value,
+          .norm2_weight = w.norm2_weight.value,
+          .norm2_bias = w.norm2_bias.value,
+          .up_weight = w.up_weight.value,
+          .up_bias = w.up_bias.value,
+          .down_weight = w.down_weight.value,
+          .down_bias = w.down_bias.value,
+          .keys = cache.keys,
+          .values = cache.values};
+}
+
 BlockDecodeScratch plan_block_decode(Arena& arena, const BlockShape& shape, int64_t batch) {
   const int64_t D = shape.dim();
   return {.sums = {arena.make({batch, D}, shape.residual), arena.make({batch, D}, shape.residual)},

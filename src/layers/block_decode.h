@@ -22,6 +22,9 @@ bool keeps_running_sum(const BlockShape& shape);
 int64_t cache_capacity(const BlockShape& row);
 BlockCache plan_block_cache(Arena& arena, const BlockShape& shape, int64_t batch, int64_t capacity);
 
+// For Backend::decode_stack().
+DecodeBlock decode_block(const BlockWeights& weights, const BlockCache& cache);
+
 // Where the new position stands.
 struct BlockStep {
   DecodeShape attention;

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "base/dtype.h"
@@ -116,6 +117,22 @@ struct SampleShape {
   double temperature;  // 0 = greedy (the lowest index wins a tie)
   int64_t top_k;       // 0 = off
   double top_p;        // 1 = off
+};
+
+// A Transformer block in decoding (layers/block.h): its weights, matrices in compute and vectors in
+// master dtype, and the keys and values of its attention (see attention_decode).
+struct DecodeBlock {
+  Tensor norm1_weight, norm1_bias, qkv_weight, qkv_bias, out_weight, out_bias;
+  Tensor norm2_weight, norm2_bias, up_weight, up_bias, down_weight, down_bias;
+  Tensor keys, values;
+};
+
+// Blocks one after another, and the norm of what they hand on.
+struct DecodeStack {
+  std::span<const DecodeBlock> blocks;
+  Activation activation;
+  double eps;
+  Tensor norm_weight, norm_bias;
 };
 
 // Owned memory of a backend.
@@ -314,6 +331,17 @@ class Backend {
   // phi(k_t)[i] * v_t. Adds the new position, then asks. Uses batch, heads, head_dim only.
   virtual void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv,
                                        const Tensor& state, const Tensor& out) = 0;
+  // A whole stack at a new position as one piece of work: x (batch, dim) residual and delta (batch,
+  // dim) compute dtype (or none) go into the first block as x + delta; `sum` (batch, dim; may be x)
+  // is what the last one hands on, y (batch, dim) its norm. The same numbers as the operations
+  // above, but for the order of sums. False, and nothing is done, where the backend has no such
+  // thing for these shapes.
+  virtual bool decode_stack(const DecodeShape& shape, const DecodeStack& stack, const Tensor& x,
+                            const Tensor& delta, const Tensor& sum, const Tensor& y) {
+    static_cast<void>(shape), static_cast<void>(stack), static_cast<void>(x);
+    static_cast<void>(delta), static_cast<void>(sum), static_cast<void>(y);
+    return false;
+  }
   // logits (batch, vocab) and draws (batch), uniform in (0, 1), master dtype; no draws are needed
   // where the temperature is 0; tokens (batch) u16.
   virtual void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,

@@ -229,6 +229,20 @@ TEST(Cuda, RunsDrawWhatSingleBytesDo) {
   }
 }
 
+// Stages as wide as those that decode as one kernel there, with windows short and long.
+TEST(Cuda, WideStagesDecodeWhatTheFullForwardGives) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  const Config configs[] = {
+      {.stages = {{.length = 21, .dim = 2048, .layers = 2, .heads = 32, .ffn = 8192},
+                  {.length = 8, .dim = 1024, .layers = 3, .heads = 16, .ffn = 4096}}},
+      {.stages = {{.length = 150, .dim = 1024, .layers = 2, .heads = 16, .ffn = 4096}}}};
+  for (const Config& config : configs) {
+    SCOPED_TRACE(config.stages.size());
+    WideModel wide(config, "cuda", DType::bf16, 0.03, 0.01);
+    compare_with_full_forward(wide.model, 3e-2);
+  }
+}
+
 TEST(Decoder, SlidingKeepsHalfAContextInWholePatches) {
   EXPECT_EQ(Decoder::half_context({.stages = {{.length = 6}, {.length = 4}}}), 12);
   EXPECT_EQ(Decoder::half_context({.stages = {{.length = 5}, {.length = 4}}}), 8);

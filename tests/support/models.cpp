@@ -17,10 +17,10 @@ std::vector<T> copy_to_host(Backend& backend, const Tensor& t) {
 }
 
 template <class T>
-void perturb(Backend& backend, const Tensor& values) {
+void perturb(Backend& backend, const Tensor& values, double noise) {
   std::vector<T> host = copy_to_host<T>(backend, values);
   Random random(8, 0);
-  for (T& x : host) x += static_cast<T>(0.1 * random.normal());
+  for (T& x : host) x += static_cast<T>(noise * random.normal());
   backend.from_host(values, host.data());
 }
 
@@ -34,14 +34,15 @@ std::vector<uint16_t> random_tokens(const Config& config, int64_t count, uint64_
   return tokens;
 }
 
-WideModel::WideModel(const Config& config, const std::string& device, DType compute)
+WideModel::WideModel(const Config& config, const std::string& device, DType compute,
+                     double deviation, double noise)
     : backend(make_backend(device, 2)), model(config, *backend, compute, false) {
   Parameters& parameters = model.parameters();
-  parameters.initialize(7, 0.4);
+  parameters.initialize(7, deviation);
   if (parameters.values().dtype == DType::f64)
-    perturb<double>(*backend, parameters.values());
+    perturb<double>(*backend, parameters.values(), noise);
   else
-    perturb<float>(*backend, parameters.values());
+    perturb<float>(*backend, parameters.values(), noise);
   parameters.refresh_copies();
 }
 

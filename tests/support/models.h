@@ -11,12 +11,14 @@ namespace megabyte::test {
 
 std::vector<uint16_t> random_tokens(const Config& config, int64_t count, uint64_t seed);
 
-// A model whose every tensor matters: wide weights, and biases and pads that are not zero.
+// A model whose every tensor matters: wide weights, and biases and pads that are not zero. (Of a
+// wide model they must be small, or its scores and activations are all at their ends.)
 struct WideModel {
   std::unique_ptr<Backend> backend;
   Hierarchy model;
 
-  WideModel(const Config& config, const std::string& device, DType compute);
+  WideModel(const Config& config, const std::string& device, DType compute, double deviation = 0.4,
+            double noise = 0.1);
 };
 
 // Of the full forward over tokens (B, L): (B, predicted, V).

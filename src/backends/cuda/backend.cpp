@@ -9,6 +9,7 @@
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/cublas.h"
+#include "backends/cuda/decode_stack.h"
 #include "backends/cuda/device_backend.h"
 #include "backends/cuda/fp8.h"
 #include "backends/cuda/kernels.h"
@@ -168,6 +169,13 @@ class CudaBackend final : public cuda::DeviceBackend {
                                const Tensor& out) override {
     cuda::linear_attention_decode(shape, qkv, state, out, context_.stream(), workspace_);
   }
+  bool decode_stack(const DecodeShape& shape, const DecodeStack& stack, const Tensor& x,
+                    const Tensor& delta, const Tensor& sum, const Tensor& y) override {
+    check(x.size() == shape.batch * shape.dim() && sum.size() == x.size() && y.size() == x.size() &&
+              (!delta || delta.size() == x.size()),
+          "decode stack: shapes");
+    return stack_kernel_.run(shape, stack, x, delta, sum, y);
+  }
 
  private:
   // Elements of a result from which on bias and activation are left to the library, which rounds
@@ -209,6 +217,7 @@ class CudaBackend final : public cuda::DeviceBackend {
   }
 
   Products products_{context_};
+  cuda::StackKernel stack_kernel_{context_};
   std::optional<cuda::Fp8Layers> fp8_;  // from the first use_fp8(true) on
   bool fp8_on_ = false;
   // By head_dim, each twice the one before: work that is still to be done, and recordings, use old
