@@ -73,10 +73,10 @@ std::vector<Preset> make_presets() {
   Preset hourglass{
       .name = "hourglass",
       .description =
-          "82M parameters, 44M a byte: blocks before and after the global ones, context "
-          "1024, patches of 4, a window of 508 bytes before each",
+          "82M parameters, 44M a byte: one block before the global ones and nine after, context "
+          "1024, patches of 4; each byte sees all before it",
       .config = {.stages = {stage(256, 1024, 4, 16, Positions::rotary),
-                            stage(4, 512, 5, 8, Positions::rotary)}},
+                            stage(4, 512, 9, 8, Positions::rotary)}},
       .batch = 32,
       .learning_rate = 2e-3,
       .warmup_steps = 200,
@@ -84,8 +84,8 @@ std::vector<Preset> make_presets() {
       .init = {"from_parent=0.003"},
       .stage_lr = {0.5, 1},
       .weight_decay = 0.3};
-  hourglass.config.stages[1].cross_patch = 508;
-  hourglass.config.stages[1].encoder_layers = 5;
+  hourglass.config.stages[1].cross_patch = 1020;
+  hourglass.config.stages[1].encoder_layers = 1;
   all.push_back(hourglass);
   all.push_back({.name = "hourglass-transformer",
                  .description = "its byte Transformer: as many operations a byte, context 1024",
