@@ -24,8 +24,7 @@ MEGABYTE_INLINE void for_lanes(int64_t n, const Body& body) {
 constexpr float kRounder = 0x1.8p23f;  // x + this is x rounded to a whole number, in the low bits
 
 MEGABYTE_INLINE V exp(V x) {
-  x = if_greater(x, set(-86.0f), x, set(-86.0f));
-  x = if_greater(set(88.0f), x, x, set(88.0f));
+  x = smaller(larger(x, set(-86.0f)), set(88.0f));
   const V t = fma(x, set(0x1.715476p+0f), set(kRounder));  // log2(e)
   const V n = sub(t, set(kRounder));
   V r = nfma(n, set(0x1.62e430p-1f), x);  // ln(2) in two parts
@@ -52,7 +51,7 @@ MEGABYTE_INLINE V feature(V x) { return if_greater(x, set(0.0f), add(x, set(1.0f
 
 MEGABYTE_INLINE V activate(Act act, V x) {
   if (act == Act::gelu) return gelu(x);
-  if (act == Act::relu) return if_greater(x, set(0.0f), x, set(0.0f));
+  if (act == Act::relu) return larger(x, set(0.0f));
   return x;
 }
 
@@ -237,13 +236,13 @@ MEGABYTE_INLINE float score(const AttendCall& call, const float* keys, const flo
     for (V& dot : dots) dot = query.dot(ring.next());
     const V each = sums(dots);
     store(each, scores + p);
-    top = if_greater(each, top, each, top);
+    top = larger(each, top);
   }
   if (const int64_t rest = call.visible - p; rest > 0) {
     for (int64_t i = 0; i < kLanes; ++i) dots[i] = i < rest ? query.dot(ring.next()) : set(0.0f);
     const V each = first_of(sums(dots), rest, lowest);
     store(each, scores + p);
-    top = if_greater(each, top, each, top);
+    top = larger(each, top);
   }
   return maximum(top);
 }
@@ -371,7 +370,7 @@ void row_frequencies(const float* logits, int64_t vocab, uint32_t* out) {
     V tops = set(top);
     for (; i + kLanes <= vocab; i += kLanes) {
       const V x = load(logits + i);
-      tops = if_greater(x, tops, x, tops);
+      tops = larger(x, tops);
     }
     top = maximum(tops);
   }
