@@ -227,8 +227,9 @@ class ExactBackend final : public ForwardOnly<Backend>, public ByteCoding {
     const bool running = shape.linear && shape.cross == 0;
     parallel(threads_, S * shape.heads, rows_of(kGrain, n * n * d / 2),
              [&](int64_t begin, int64_t end) {
-               for (int64_t i = begin; i < end; ++i) {
+               for (int64_t i = begin, heads = 0; i < end; i += heads) {  // of one sequence
                  const int64_t s = i / shape.heads, h = i % shape.heads;
+                 heads = running ? 1 : std::min(shape.heads - h, end - i);
                  const int64_t from = std::max(s * n / row * row, s * n - shape.cross);
                  const auto answer = [&](int64_t t) {
                    return y + (s * shape.queries + t - skipped) * D + h * d;
@@ -239,14 +240,14 @@ class ExactBackend final : public ForwardOnly<Backend>, public ByteCoding {
                    continue;
                  }
                  const int64_t most = s * n + n - from;
-                 auto* scratch = reinterpret_cast<float*>(
-                     thread_scratch(static_cast<size_t>(padded(d) + padded(most)) * sizeof(float)));
+                 auto* scratch = reinterpret_cast<float*>(thread_scratch(
+                     static_cast<size_t>(heads * (padded(d) + padded(most))) * sizeof(float)));
                  for (int64_t t = skipped; t < n; ++t) {
                    const int64_t visible = s * n + t - from + 1;
                    kernels_.attend({.q = head + (s * n + t) * 3 * D,
                                     .k = head + from * 3 * D + D,
                                     .v = head + from * 3 * D + 2 * D,
-                                    .heads = 1,
+                                    .heads = heads,
                                     .dim = d,
                                     .stride = 3 * D,
                                     .head_stride = d,

@@ -22,6 +22,12 @@ namespace megabyte::exact {
 namespace {
 
 constexpr int64_t kLanes = 16;
+// Sums to form side by side, so that additions need not wait for one another.
+#if defined(__AVX512F__)
+constexpr int kSideBySide = 8;
+#else
+constexpr int kSideBySide = 4;
+#endif
 #define MEGABYTE_INLINE inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
