@@ -9,7 +9,8 @@ parts of one), train/books.txt, and manifest.tsv: each package with its version 
 
 A package gives the files that match its patterns, are UTF-8 and hold neither 0x00 nor lines longer than
 5000 bytes (no one wrote those by hand), in the order of the SHA-256 of their paths, until its limit is reached. Packed
-files are unpacked first. The same bytes are never taken twice.
+files are unpacked first. The same bytes are never taken twice. With the pattern .tar it gives the beginning of the tar
+archive that it holds, programs and all.
 """
 import argparse
 import fnmatch
@@ -43,6 +44,11 @@ def unpacked(path, data):
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, EOFError, RuntimeError):
         return []
     return [(path, data)]
+
+
+def tar_of(package):
+    """The package's files as one tar archive."""
+    return subprocess.run(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, check=True).stdout
 
 
 def files(package):
@@ -109,7 +115,11 @@ def main():
             old.unlink()
     # Held-out packages go last: what they share with those before is not held out, and so left out.
     for kind, split, limit, package, patterns in sorted(wanted, key=lambda line: line[1] == "valid"):
-        texts = list(chosen(packages[package], patterns.split(), float(limit) * 1e6, seen))
+        size = int(float(limit) * 1e6)
+        if patterns == ".tar":
+            texts = [tar_of(packages[package])[:size]]
+        else:
+            texts = list(chosen(packages[package], patterns.split(), size, seen))
         if not texts:
             sys.exit(f"{package}: no file matches {patterns}")
         with open(options.out / split / f"{kind}.txt", "ab") as out:

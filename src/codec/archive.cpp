@@ -83,6 +83,12 @@ int stream_bits_for(uint64_t original_bytes) {
   return original_bytes <= 512 * kKiB ? 14 : original_bytes <= 2048 * kKiB ? 15 : 16;
 }
 
+uint64_t frame_bytes(uint64_t original_bytes) {
+  const ArchiveHeader header{.stream_bits = stream_bits_for(original_bytes),
+                             .original_bytes = original_bytes};
+  return kFixedBytes + kCodedBytes + kCrcBytes + kEntryBytes * header.stream_count() + kCrcBytes;
+}
+
 Archive::Archive(Bytes file, const std::string& where) : file_(file) {
   const size_t common = std::min(file.size(), std::size(kMagic));
   if (!std::equal(kMagic, kMagic + common, file.begin()) || common == 0)

@@ -111,4 +111,7 @@ class ArchiveWriter {
 // coded side by side), long ones know more of what came before.
 int stream_bits_for(uint64_t original_bytes);
 
+// Bytes of an archive of a file of that size beside its coded streams: the header, and the table.
+uint64_t frame_bytes(uint64_t original_bytes);
+
 }  // namespace megabyte

@@ -60,7 +60,7 @@ Evaluation evaluate(Hierarchy& model, const ByteDataset& data, const ByteRange& 
     const std::span text(reinterpret_cast<const uint8_t*>(file->bytes().data()) + document.from +
                              (part.begin - document.begin),
                          part.size());
-    const uint64_t piece = options.piece ? options.piece(document.bytes) : text.size();
+    const uint64_t piece = options.piece ? options.piece(text.size()) : text.size();
     for (uint64_t from = 0; from < text.size(); from += piece) {
       const Score score = scorer.score(
           name, text.subspan(from, std::min(piece, text.size() - from)),

@@ -33,9 +33,9 @@ struct EvaluationOptions {
   std::optional<int64_t> kept;  // bytes that a sliding window keeps (WindowWalk)
   int64_t batch = 0;            // windows run at once; 0 chooses
   int64_t limit = 0;            // only the first so many bytes; 0: all
-  // Cuts a document of so many bytes into pieces of the bytes given back, each a sequence of its
-  // own without an end; none: documents stay whole.
-  std::function<uint64_t(uint64_t document_bytes)> piece;
+  // Cuts so many bytes, a document or what is scored of it, into pieces of the bytes given back,
+  // each a sequence of its own without an end; none: documents stay whole.
+  std::function<uint64_t(uint64_t bytes)> piece;
   std::function<void(const Score& so_far, int64_t bytes_in_all, double seconds)> on_progress;
 };
 

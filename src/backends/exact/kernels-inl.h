@@ -24,8 +24,7 @@ MEGABYTE_INLINE void for_lanes(int64_t n, const Body& body) {
 constexpr float kRounder = 0x1.8p23f;  // x + this is x rounded to a whole number, in the low bits
 
 MEGABYTE_INLINE V exp(V x) {
-  x = if_greater(x, set(-86.0f), x, set(-86.0f));
-  x = if_greater(set(88.0f), x, x, set(88.0f));
+  x = smaller(larger(x, set(-86.0f)), set(88.0f));
   const V t = fma(x, set(0x1.715476p+0f), set(kRounder));  // log2(e)
   const V n = sub(t, set(kRounder));
   V r = nfma(n, set(0x1.62e430p-1f), x);  // ln(2) in two parts
@@ -52,7 +51,7 @@ MEGABYTE_INLINE V feature(V x) { return if_greater(x, set(0.0f), add(x, set(1.0f
 
 MEGABYTE_INLINE V activate(Act act, V x) {
   if (act == Act::gelu) return gelu(x);
-  if (act == Act::relu) return if_greater(x, set(0.0f), x, set(0.0f));
+  if (act == Act::relu) return larger(x, set(0.0f));
   return x;
 }
 
@@ -137,55 +136,72 @@ void linear(const LinearCall& call, int64_t row, int64_t row_end, int64_t block,
 
 // --- the rest
 
-void norm(const NormCall& call, int64_t row, int64_t row_end) {
+// Rows side by side: each waits for sums of its own.
+template <int kRows>
+MEGABYTE_INLINE void norm_rows(const NormCall& call, int64_t row) {
   const int64_t D = call.dim;
   const auto width = static_cast<float>(D);
-  for (; row < row_end; ++row) {
-    const float* x = call.x + row * D;
-    float* y = call.y + row * D;
-    if (call.delta != nullptr) {
-      const float* delta = call.delta + row * D;
-      float* to = call.sum + row * D;
-      for_lanes(D, [&](int64_t i, auto lanes) {
-        store(add(load(x + i, lanes), load(delta + i, lanes)), to + i, lanes);
-      });
-      x = to;
-    }
-    V total = set(0.0f);
-    for_lanes(D, [&](int64_t i, auto lanes) { total = add(total, load(x + i, lanes)); });
-    const V mean = set(sum(total) / width);
-    V squares = set(0.0f);
+  const float* x = call.x + row * D;
+  float* y = call.y + row * D;
+  V totals[kRows], squares[kRows], means[kRows], scales[kRows];
+  for (int r = 0; r < kRows; ++r) totals[r] = squares[r] = set(0.0f);
+  if (call.delta != nullptr) {
+    const float* delta = call.delta + row * D;
+    float* to = call.sum + row * D;
     for_lanes(D, [&](int64_t i, auto lanes) {
-      store(sub(load(x + i, lanes), mean), y + i, lanes);
-      const V d = load(y + i, lanes);
-      squares = fma(d, d, squares);
+      for (int r = 0; r < kRows; ++r) {
+        const V v = add(load(x + r * D + i, lanes), load(delta + r * D + i, lanes));
+        store(v, to + r * D + i, lanes);
+        totals[r] = add(totals[r], v);
+      }
     });
-    const float variance = sum(squares) / width;
-    const V scale = set(1.0f / __builtin_sqrtf(variance + call.eps));
+    x = to;
+  } else {
     for_lanes(D, [&](int64_t i, auto lanes) {
-      const V normed = mul(load(y + i, lanes), scale);
-      store(fma(normed, load(call.weight + i, lanes), load(call.bias + i, lanes)), y + i, lanes);
+      for (int r = 0; r < kRows; ++r) totals[r] = add(totals[r], load(x + r * D + i, lanes));
     });
   }
+  for (int r = 0; r < kRows; ++r) means[r] = set(sum(totals[r]) / width);
+  for_lanes(D, [&](int64_t i, auto lanes) {
+    for (int r = 0; r < kRows; ++r) {
+      store(sub(load(x + r * D + i, lanes), means[r]), y + r * D + i, lanes);
+      const V d = load(y + r * D + i, lanes);
+      squares[r] = fma(d, d, squares[r]);
+    }
+  });
+  for (int r = 0; r < kRows; ++r) {
+    const float variance = sum(squares[r]) / width;
+    scales[r] = set(1.0f / __builtin_sqrtf(variance + call.eps));
+  }
+  for_lanes(D, [&](int64_t i, auto lanes) {
+    const V weight = load(call.weight + i, lanes), bias = load(call.bias + i, lanes);
+    for (int r = 0; r < kRows; ++r) {
+      const V normed = mul(load(y + r * D + i, lanes), scales[r]);
+      store(fma(normed, weight, bias), y + r * D + i, lanes);
+    }
+  });
 }
 
-// The rows of a head's keys or values that a query sees, in ascending order of position.
+void norm(const NormCall& call, int64_t row, int64_t row_end) {
+  constexpr int kSide = kSideBySide / 2;
+  for (; row + kSide <= row_end; row += kSide) norm_rows<kSide>(call, row);
+  for (; row < row_end; ++row) norm_rows<1>(call, row);
+}
+
+// Where position p of those that a query sees lies among a head's rows.
 class Ring {
  public:
-  MEGABYTE_INLINE Ring(const AttendCall& call, const float* rows)
-      : rows_(rows),
-        row_(rows + call.slot * call.stride),
-        stride_(call.stride),
-        before_end_(call.capacity - call.slot) {}
-  MEGABYTE_INLINE const float* next() {
-    const float* row = row_;
-    row_ = --before_end_ == 0 ? rows_ : row + stride_;
-    return row;
+  MEGABYTE_INLINE explicit Ring(const AttendCall& call)
+      : slot_(call.slot), before_end_(call.capacity - call.slot), stride_(call.stride) {}
+  MEGABYTE_INLINE int64_t stride() const { return stride_; }
+  // Positions that lie one after the other from 0 on; those that follow them begin in row 0.
+  MEGABYTE_INLINE int64_t before_end() const { return before_end_; }
+  MEGABYTE_INLINE int64_t offset(int64_t p) const {
+    return (p < before_end_ ? slot_ + p : p - before_end_) * stride_;
   }
 
  private:
-  const float *rows_, *row_;
-  int64_t stride_, before_end_;
+  int64_t slot_, before_end_, stride_;
 };
 
 // A head's query, in kVectors vectors or (0) in however many there are; its product with a key.
@@ -229,53 +245,83 @@ template <int kVectors>
 MEGABYTE_INLINE float score(const AttendCall& call, const float* keys, const float* q,
                             float* scores) {
   const Query<kVectors> query(call, q);
-  Ring ring(call, keys);
+  const Ring ring(call);
   const V lowest = set(-__builtin_inff());
   V top = lowest, dots[kLanes];
   int64_t p = 0;
   for (; p + kLanes <= call.visible; p += kLanes) {
-    for (V& dot : dots) dot = query.dot(ring.next());
+    if (p + kLanes <= ring.before_end() || p >= ring.before_end()) {
+      const float* key = keys + ring.offset(p);
+      for (int i = 0; i < kLanes; ++i) dots[i] = query.dot(key + i * ring.stride());
+    } else {
+      for (int i = 0; i < kLanes; ++i) dots[i] = query.dot(keys + ring.offset(p + i));
+    }
     const V each = sums(dots);
     store(each, scores + p);
-    top = if_greater(each, top, each, top);
+    top = larger(each, top);
   }
   if (const int64_t rest = call.visible - p; rest > 0) {
-    for (int64_t i = 0; i < kLanes; ++i) dots[i] = i < rest ? query.dot(ring.next()) : set(0.0f);
+    for (int i = 0; i < kLanes; ++i)
+      dots[i] = i < rest ? query.dot(keys + ring.offset(p + i)) : set(0.0f);
     const V each = first_of(sums(dots), rest, lowest);
     store(each, scores + p);
-    top = if_greater(each, top, each, top);
+    top = larger(each, top);
   }
   return maximum(top);
 }
 
-// out (kVectors vectors) = the sum of weights[p] * v_p from element c on, times `inverse`.
-template <int kVectors>
-MEGABYTE_INLINE void weigh(const AttendCall& call, const float* values, const float* weights,
-                           float inverse, float* out) {
-  V acc[kVectors];
-  for (V& a : acc) a = set(0.0f);
-  Ring ring(call, values);
-  for (int64_t p = 0; p < call.visible; ++p) {
-    const float* value = ring.next();
-    const V weight = set(weights[p]);
-    for (int i = 0; i < kVectors; ++i) acc[i] = fma(weight, load(value + i * kLanes), acc[i]);
+// What an answer needs of one of the heads.
+struct Weighed {
+  const float* values;
+  const float* weights;
+  float inverse;  // of the weights' sum
+  float* out;
+};
+
+// out (kVectors vectors) = the sum of weights[p] * v_p, times `inverse`, of kHeads heads side by
+// side: each is a chain of additions that waits for itself.
+template <int kVectors, int kHeads>
+MEGABYTE_INLINE void weigh(const AttendCall& call, const Weighed* heads) {
+  V acc[kHeads][kVectors];
+  for (auto& head : acc)
+    for (V& a : head) a = set(0.0f);
+  const Ring ring(call);
+  for (int64_t p = 0; p < call.visible;) {
+    const int64_t end = p < ring.before_end() && ring.before_end() < call.visible
+                            ? ring.before_end()
+                            : call.visible;
+    for (int64_t at = ring.offset(p); p < end; ++p, at += ring.stride())
+      for (int h = 0; h < kHeads; ++h) {
+        const V weight = set(heads[h].weights[p]);
+        for (int i = 0; i < kVectors; ++i)
+          acc[h][i] = fma(weight, load(heads[h].values + at + i * kLanes), acc[h][i]);
+      }
   }
-  for (int i = 0; i < kVectors; ++i) store(mul(acc[i], set(inverse)), out + i * kLanes);
+  for (int h = 0; h < kHeads; ++h)
+    for (int i = 0; i < kVectors; ++i)
+      store(mul(acc[h][i], set(heads[h].inverse)), heads[h].out + i * kLanes);
 }
 
-MEGABYTE_INLINE void weigh_any(const AttendCall& call, const float* values, const float* weights,
-                               float inverse, float* out) {
+void weigh_any(const AttendCall& call, const Weighed& head) {
   const int64_t d = call.dim;
+  const auto from = [&](int64_t c) {
+    return Weighed{head.values + c, head.weights, head.inverse, head.out + c};
+  };
   int64_t c = 0;
-  for (; c + 4 * kLanes <= d; c += 4 * kLanes)
-    weigh<4>(call, values + c, weights, inverse, out + c);
-  for (; c + kLanes <= d; c += kLanes) weigh<1>(call, values + c, weights, inverse, out + c);
+  for (; c + 4 * kLanes <= d; c += 4 * kLanes) {
+    const Weighed part = from(c);
+    weigh<4, 1>(call, &part);
+  }
+  for (; c + kLanes <= d; c += kLanes) {
+    const Weighed part = from(c);
+    weigh<1, 1>(call, &part);
+  }
   if (c == d) return;
   V acc = set(0.0f);
-  Ring ring(call, values);
+  const Ring ring(call);
   for (int64_t p = 0; p < call.visible; ++p)
-    acc = fma(set(weights[p]), load(ring.next() + c, d - c), acc);
-  store(mul(acc, set(inverse)), out + c, d - c);
+    acc = fma(set(head.weights[p]), load(head.values + ring.offset(p) + c, d - c), acc);
+  store(mul(acc, set(head.inverse)), head.out + c, d - c);
 }
 
 // Step by step for all heads, so that the processor finds work in one while it waits in another.
@@ -308,13 +354,25 @@ void attend_heads(const AttendCall& call, float* scratch) {
     });
     *query = 1.0f / sum(total);
   }
-  for (int64_t h = 0; h < call.heads; ++h) {
+  const auto head = [&](int64_t h) {
     const float* query = scratch + h * size;
-    const float* values = call.v + h * call.head_stride;
+    return Weighed{call.v + h * call.head_stride, query + query_size, *query, call.out + h * d};
+  };
+  int64_t h = 0;
+  if constexpr (kVectors > 0) {
+    constexpr int kSide = kSideBySide / kVectors;
+    for (; h + kSide <= call.heads; h += kSide) {
+      Weighed heads[kSide];
+      for (int i = 0; i < kSide; ++i) heads[i] = head(h + i);
+      weigh<kVectors, kSide>(call, heads);
+    }
+  }
+  for (; h < call.heads; ++h) {
+    const Weighed one = head(h);
     if constexpr (kVectors > 0)
-      weigh<kVectors>(call, values, query + query_size, *query, call.out + h * d);
+      weigh<kVectors, 1>(call, &one);
     else
-      weigh_any(call, values, query + query_size, *query, call.out + h * d);
+      weigh_any(call, one);
   }
 }
 
@@ -371,7 +429,7 @@ void row_frequencies(const float* logits, int64_t vocab, uint32_t* out) {
     V tops = set(top);
     for (; i + kLanes <= vocab; i += kLanes) {
       const V x = load(logits + i);
-      tops = if_greater(x, tops, x, tops);
+      tops = larger(x, tops);
     }
     top = maximum(tops);
   }

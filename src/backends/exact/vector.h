@@ -22,6 +22,12 @@ namespace megabyte::exact {
 namespace {
 
 constexpr int64_t kLanes = 16;
+// Sums to form side by side, so that additions need not wait for one another.
+#if defined(__AVX512F__)
+constexpr int kSideBySide = 8;
+#else
+constexpr int kSideBySide = 4;
+#endif
 #define MEGABYTE_INLINE inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
@@ -49,6 +55,9 @@ MEGABYTE_INLINE V nfma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }  // 
 MEGABYTE_INLINE V if_greater(V a, V b, V x, V y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
 }
+// a > b ? a : b and a < b ? a : b: the second one also where either is a NaN.
+MEGABYTE_INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
+MEGABYTE_INLINE V smaller(V a, V b) { return _mm512_min_ps(a, b); }
 MEGABYTE_INLINE I bits(V v) { return _mm512_castps_si512(v); }
 MEGABYTE_INLINE V floats(I i) { return _mm512_castsi512_ps(i); }
 MEGABYTE_INLINE I iset(int32_t x) { return _mm512_set1_epi32(x); }
@@ -139,6 +148,8 @@ MEGABYTE_INLINE V if_greater(V p, V q, V x, V y) {
   return {_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(p.a, q.a, _CMP_GT_OQ)),
           _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(p.b, q.b, _CMP_GT_OQ))};
 }
+MEGABYTE_INLINE V larger(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+MEGABYTE_INLINE V smaller(V x, V y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 MEGABYTE_INLINE I bits(V v) { return {_mm256_castps_si256(v.a), _mm256_castps_si256(v.b)}; }
 MEGABYTE_INLINE V floats(I i) { return {_mm256_castsi256_ps(i.a), _mm256_castsi256_ps(i.b)}; }
 MEGABYTE_INLINE I iset(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -222,6 +233,8 @@ MEGABYTE_INLINE V fma(V a, V b, V c) {
 }
 MEGABYTE_INLINE V nfma(V a, V b, V c) { return fma(-a, b, c); }
 MEGABYTE_INLINE V if_greater(V a, V b, V x, V y) { return a > b ? x : y; }
+MEGABYTE_INLINE V larger(V a, V b) { return a > b ? a : b; }
+MEGABYTE_INLINE V smaller(V a, V b) { return a < b ? a : b; }
 MEGABYTE_INLINE I bits(V v) { return reinterpret_cast<I>(v); }
 MEGABYTE_INLINE V floats(I i) { return reinterpret_cast<V>(i); }
 MEGABYTE_INLINE I iset(int32_t x) { return I{} + x; }
