@@ -334,8 +334,9 @@ class Backend {
   // A whole stack at a new position as one piece of work: x (batch, dim) residual and delta (batch,
   // dim) compute dtype (or none) go into the first block as x + delta; `sum` (batch, dim; may be x)
   // is what the last one hands on, y (batch, dim) its norm. The same numbers as the operations
-  // above, but for the order of sums. False, and nothing is done, where the backend has no such
-  // thing for these shapes.
+  // above, but for the order of sums and for what is rounded to compute dtype on its way: a
+  // branch or, in its place, the sum that the next norm reads. False, and nothing is done, where
+  // the backend has no such thing for these shapes.
   virtual bool decode_stack(const DecodeShape& shape, const DecodeStack& stack, const Tensor& x,
                             const Tensor& delta, const Tensor& sum, const Tensor& y) {
     static_cast<void>(shape), static_cast<void>(stack), static_cast<void>(x);

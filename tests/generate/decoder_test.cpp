@@ -59,10 +59,11 @@ std::vector<uint16_t> column(const std::vector<uint16_t>& rows, int64_t batch, i
   return out;
 }
 
-void compare_with_full_forward(Hierarchy& model, double tolerance) {
+void compare_with_full_forward(Hierarchy& model, double tolerance,
+                               const std::vector<int64_t>& batches = {1, 3}) {
   const Config& config = model.config();
   const int64_t T = config.context(), V = config.vocab_size;
-  for (const int64_t batch : {1, 3}) {
+  for (const int64_t batch : batches) {
     const std::vector<uint16_t> rows = random_tokens(config, batch * T, 4);
     const bool moving = config.latents > 0;  // its logits depend on where the row ends
     const std::vector<double> all =
@@ -229,7 +230,9 @@ TEST(Cuda, RunsDrawWhatSingleBytesDo) {
   }
 }
 
-// Stages as wide as those that decode as one kernel there, with windows short and long.
+// Stages as wide as those that decode as one kernel there, with windows short and long, and as many
+// rows: one has a kernel of its own, up to 8 and up to 16 another, 17 go operation by operation. A
+// batch after another finds what the other left.
 TEST(Cuda, WideStagesDecodeWhatTheFullForwardGives) {
   if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
   const Config configs[] = {
@@ -239,7 +242,7 @@ TEST(Cuda, WideStagesDecodeWhatTheFullForwardGives) {
   for (const Config& config : configs) {
     SCOPED_TRACE(config.stages.size());
     WideModel wide(config, "cuda", DType::bf16, 0.03, 0.01);
-    compare_with_full_forward(wide.model, 3e-2);
+    compare_with_full_forward(wide.model, 3e-2, {1, 16, 3, 8, 2, 11, 17, 16});
   }
 }
 

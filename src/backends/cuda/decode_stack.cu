@@ -2,55 +2,77 @@
 
 #include <algorithm>
 
-#include "backends/cuda/decode_stack.cuh"
+#include "backends/cuda/decode_stack_row_attention.cuh"
+#include "backends/cuda/decode_stack_rows_attention.cuh"
 
 namespace megabyte::cuda {
 namespace {
 
 using namespace stack;
 
-template <int D, bool kLong>
-__global__ void __launch_bounds__(kThreads + 32, 1)
-    stack_kernel(const __grid_constant__ Call call) {
-#if __CUDA_ARCH__ >= 900
-  using G = Geometry<D>;
+// W: what the computing warps do.
+template <class W, class G, bool kLong>
+__device__ void run_stack(const Call& call, void (*send)(const Call&, Sender<G>)) {
   extern __shared__ uint4 memory[];
   start_next();
   char* ring_memory = reinterpret_cast<char*>(memory);
-  char* rest = ring_memory + G::kSlots * G::kSlotBytes;
   const Ring<G> ring(ring_memory, ring_memory + G::kShared - 16 * G::kSlots);
   if (threadIdx.x == 0) ring.init();
   __syncthreads();
   if (threadIdx.x >= kThreads) {
-    send_weights<G, kLong>(call, ring);
+    send(call, Sender<G>(ring));
   } else {
     wait_for_previous();
-    Computer<G>(call, ring, rest).template run<kLong>();
+    W(call, ring, ring_memory + G::kSlots * G::kSlotBytes).template run<kLong>();
   }
+}
+
+template <class G, bool kLong>
+__global__ void __launch_bounds__(kThreads + 32, 1)
+    stack_kernel(const __grid_constant__ Call call) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (G::kRows == 1)
+    run_stack<Row<G>, G, kLong>(call, send_weights<G, kLong>);
+  else
+    run_stack<Rows<G>, G, kLong>(call, send_weights_of_rows<G, kLong>);
 #endif
 }
 
-template <int D, bool kLong>
+template <class G, bool kLong>
 void launch(Context& context, const Call& call) {
-  launch_overlapped<stack_kernel<D, kLong>>(context, "decode stack", dim3(kBlocks), kThreads + 32,
-                                            Geometry<D>::kShared, call);
+  launch_overlapped<stack_kernel<G, kLong>>(context, "decode stack", dim3(kBlocks), kThreads + 32,
+                                            G::kShared, call);
+}
+
+// The exchange keeps what the last blocks of a stage told each other, in the layout of G.
+template <class G>
+void launch(Context& context, Buffer& exchange, Call& call) {
+  if (exchange.bytes() == 0) {
+    exchange = allocate_on_device(G::kExchangeBytes);
+    check_cuda(cudaMemsetAsync(exchange.data(), G::kClear, G::kExchangeBytes, context.stream()),
+               "decode stack");
+  }
+  call.exchange = exchange.data();
+  call.position < kShortWindow ? launch<G, false>(context, call) : launch<G, true>(context, call);
 }
 
 }  // namespace
 
 bool StackKernel::run(const DecodeShape& shape, const DecodeStack& stack, const Tensor& x,
                       const Tensor& delta, const Tensor& sum, const Tensor& y) {
-  constexpr size_t kLine = 128;  // units that go out together share a line, and no other
   // Was the code that runs here compiled for Hopper?
-  static const bool hopper = OverlappedKernel(stack_kernel<1024, false>).waits();
+  static const bool hopper = OverlappedKernel(stack_kernel<RowGeometry<1024>, false>).waits();
+  constexpr int kShared =
+      std::max({RowGeometry<1024>::kShared, RowGeometry<2048>::kShared,
+                RowsGeometry<1024, 2>::kShared, RowsGeometry<2048, 2>::kShared});
   const int64_t D = shape.dim();
   const auto count = static_cast<int64_t>(stack.blocks.size());
   // Blocks of threads wait for each other. All of them run at once, since each gets a
   // multiprocessor as soon as what came before is done, which waits for none of them.
-  if (shape.batch != 1 || shape.linear || shape.head_dim != kHead || (D != 1024 && D != 2048) ||
-      shape.first != 0 || shape.position >= shape.capacity || y.dtype != DType::bf16 || count < 1 ||
-      count > kMostLayers || !hopper || context_.multiprocessors() < kBlocks ||
-      context_.shared_memory() < std::max(Geometry<1024>::kShared, Geometry<2048>::kShared))
+  if (shape.batch > kMostRows || shape.linear || shape.head_dim != kHead ||
+      (D != 1024 && D != 2048) || shape.first != 0 || shape.position >= shape.capacity ||
+      y.dtype != DType::bf16 || count < 1 || count > kMostLayers || !hopper ||
+      context_.multiprocessors() < kBlocks || context_.shared_memory() < kShared)
     return false;
   Call call{};
   for (int64_t i = 0; i < count; ++i) {
@@ -73,13 +95,8 @@ bool StackKernel::run(const DecodeShape& shape, const DecodeStack& stack, const 
                       static_cast<bf16*>(b.keys.data),
                       static_cast<bf16*>(b.values.data)};
   }
-  if (exchange_.bytes() == 0) {
-    constexpr size_t kBytes =
-        kLine + sizeof(uint64_t) * std::max(Geometry<1024>::kUnits, Geometry<2048>::kUnits);
-    exchange_ = allocate_on_device(kBytes);
-    check_cuda(cudaMemsetAsync(exchange_.data(), 0, kBytes, context_.stream()), "decode stack");
-  }
   call.count = static_cast<int>(count);
+  call.batch = static_cast<int>(shape.batch);
   call.position = static_cast<int>(shape.position);
   call.capacity = static_cast<int>(shape.capacity);
   call.activation = stack.activation;
@@ -90,13 +107,21 @@ bool StackKernel::run(const DecodeShape& shape, const DecodeStack& stack, const 
   call.norm_bias = stack.norm_bias.as<float>();
   call.sum = sum.as<float>();
   call.y = static_cast<bf16*>(y.data);
-  call.passed = reinterpret_cast<unsigned*>(exchange_.data());
-  call.units = reinterpret_cast<uint64_t*>(exchange_.data() + kLine);
-  const bool is_short = shape.position < kShortWindow;
+  const int tiles = shape.batch == 1 ? 0 : shape.batch <= 8 ? 1 : 2;
+  const auto run = [&](auto width) {
+    constexpr int kD = decltype(width)::value;
+    Buffer& exchange = exchanges_[kD == 1024 ? 0 : 1][tiles];
+    if (tiles == 0)
+      launch<RowGeometry<kD>>(context_, exchange, call);
+    else if (tiles == 1)
+      launch<RowsGeometry<kD, 1>>(context_, exchange, call);
+    else
+      launch<RowsGeometry<kD, 2>>(context_, exchange, call);
+  };
   if (D == 1024)
-    is_short ? launch<1024, false>(context_, call) : launch<1024, true>(context_, call);
+    run(std::integral_constant<int, 1024>{});
   else
-    is_short ? launch<2048, false>(context_, call) : launch<2048, true>(context_, call);
+    run(std::integral_constant<int, 2048>{});
   return true;
 }
 

@@ -1,4 +1,5 @@
-// All blocks of a stage at one new position of one row, as one kernel (Backend::decode_stack).
+// All blocks of a stage at one new position of up to 16 rows, as one kernel
+// (Backend::decode_stack).
 #pragma once
 
 #include "backends/cuda/context.h"
@@ -15,7 +16,7 @@ class StackKernel {
 
  private:
   Context& context_;
-  Buffer exchange_;  // from the first run on; zeros at first
+  Buffer exchanges_[2][3];  // of widths 1024, 2048; 1, up to 8, up to 16 rows; from a first run on
 };
 
 }  // namespace megabyte::cuda

@@ -1,0 +1,194 @@
+// Attention of decode_stack_rows.cuh: a block has whole pairs of a row and a head. Eight lanes have
+// a key, 8 elements each.
+#pragma once
+
+#include "backends/cuda/decode_stack_rows.cuh"
+
+namespace megabyte::cuda::stack {
+
+// Of the cache, for the warp's pair.
+template <class G>
+__device__ void Rows<G>::load_window(const Layer& w, Window& window) const {
+  const Pair<G> pair(warp_);
+  const bool mine = warp_ < G::kPairs && pair.row < call_.batch;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int key = lane_ / 8 + 4 * i;
+    const int64_t at = pair.cache(call_.capacity) + key * kHead + lane_ % 8 * 8;
+    const bool there = mine && key < call_.position;
+    window.keys[i] = there ? keys_early(w.keys + at) : uint4{};
+    window.values[i] = there ? keys_early(w.values + at) : uint4{};
+  }
+}
+
+// The lane's elements of q, k and v.
+template <class G>
+__device__ void Rows<G>::await_qkv(Pair<G> pair, uint4 (&qkv)[3]) const {
+  const uint4* at = units_ + G::kQkvUnits + (pair.head * 8 + lane_ % 8) * kRows + pair.row;
+  bool there;
+  do {
+#pragma unroll
+    for (int i = 0; i < 3; ++i) qkv[i] = read_unit(at + i * G::kVector);
+    there = is_there(qkv[0]) && is_there(qkv[1]) && is_there(qkv[2]);
+  } while (!__all_sync(~0U, there));
+}
+// The new key and value to the cache, by one group of lanes.
+template <class G>
+__device__ void Rows<G>::keep(const Layer& w, Pair<G> pair, const uint4 (&qkv)[3]) const {
+  if (lane_ >= 8) return;
+  const int64_t at = pair.cache(call_.capacity) + int64_t{call_.position} * kHead + lane_ * 8;
+  *reinterpret_cast<uint4*>(w.keys + at) = qkv[1];
+  *reinterpret_cast<uint4*>(w.values + at) = qkv[2];
+}
+
+// A short window: a warp for each pair.
+template <class G>
+__device__ void Rows<G>::attend(const Layer& w, const Window& window) {
+  static_assert(G::kPairs <= kWarps && kShortWindow == 8);
+  const Pair<G> pair(warp_);
+  uint4 answer{};
+  if (warp_ < G::kPairs && pair.row < call_.batch) {
+    uint4 qkv[3];
+    await_qkv(pair, qkv);
+    keep(w, pair, qkv);
+    float q[8], scores[2], sums[8] = {}, total = 0;
+    unpack8(qkv[0], q);
+    bool newest[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int key = lane_ / 8 + 4 * i;
+      newest[i] = key == call_.position;
+      float k[8];
+      unpack8(newest[i] ? qkv[1] : window.keys[i], k);
+      const float score = eight_sum(dot(q, k)) * kScoreScale;
+      scores[i] = key <= call_.position ? score : -INFINITY;
+    }
+    float top = fmaxf(scores[0], scores[1]);
+    top = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
+    top = fmaxf(top, __shfl_xor_sync(~0U, top, 16));
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float weight = power_of_two(scores[i] - top);
+      float v[8];
+      unpack8(newest[i] ? qkv[2] : window.values[i], v);
+      total += weight;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sums[e] = fmaf(weight, v[e], sums[e]);
+    }
+    const float factor = __fdividef(1, groups_sum(total));
+#pragma unroll
+    for (float& sum : sums) sum = groups_sum(sum) * factor;
+    answer = pack8(sums);
+  }
+  wait_for_warps<kAll>();  // what the block cleared is clear
+  if (warp_ < G::kPairs && lane_ < 8) write_unit(units_ + attended_at(pair) + lane_, answer);
+}
+
+// A long window: all warps share each pair's keys, which come through the ring.
+template <class G>
+__device__ void Rows<G>::attend(const Layer& w) {
+  static_assert(G::kPairs <= kWarps);
+  const int group = warp_ * 4 + lane_ / 8;  // has key `group` of 32, and so on
+  wait_for_warps<kAll>();                   // the sums' memory is free
+#pragma unroll 1
+  for (int p = 0; p < G::kPairs; ++p) {
+    const Pair<G> pair(p);
+    if (pair.row >= call_.batch) break;
+    uint4 qkv[3];
+    await_qkv(pair, qkv);
+    float q[8], top = -INFINITY, total = 0, sums[8] = {};
+    unpack8(qkv[0], q);
+#pragma unroll
+    for (float& x : q) x *= kScoreScale;
+    if (warp_ == 0) {
+      keep(w, pair, qkv);
+      float k[8];
+      unpack8(qkv[1], k);
+      const float score = eight_sum(dot(q, k));
+      if (lane_ < 8) {
+        top = score;
+        total = 1;
+        unpack8(qkv[2], sums);
+      }
+    }
+    __syncwarp();
+    for (int first = 0; first < call_.position; first += G::kKeys) {
+      const int count = call_.position - first;
+      constexpr int kMine = G::kKeys / (4 * kWarps);
+      ring_.wait(0);
+      const auto* from = reinterpret_cast<const uint4*>(ring_.memory(0)) + threadIdx.x;
+      float scores[kMine], largest = top;
+#pragma unroll
+      for (int n = 0; n < kMine; ++n) {
+        float k[8];
+        unpack8(from[n * kThreads], k);
+        scores[n] = eight_sum(dot(q, k));
+        if (n * 4 * kWarps + group >= count) scores[n] = -INFINITY;
+        largest = fmaxf(largest, scores[n]);
+      }
+      __syncwarp();
+      ring_.release();
+      const float fade = largest == -INFINITY ? 1 : power_of_two(top - largest);
+      top = largest;
+      total *= fade;
+#pragma unroll
+      for (float& sum : sums) sum *= fade;
+      ring_.wait(0);
+      from = reinterpret_cast<const uint4*>(ring_.memory(0)) + threadIdx.x;
+#pragma unroll
+      for (int n = 0; n < kMine; ++n) {
+        if (n * 4 * kWarps + group >= count) break;
+        float v[8];
+        unpack8(from[n * kThreads], v);
+        const float weight = power_of_two(scores[n] - top);
+        total += weight;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sums[e] = fmaf(weight, v[e], sums[e]);
+      }
+      __syncwarp();
+      ring_.release();
+    }
+    // The four groups of the warp; then, below, the warps.
+    float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
+    largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
+    const float fade = largest == -INFINITY ? 0 : power_of_two(top - largest);
+    total = groups_sum(total * fade);
+#pragma unroll
+    for (float& sum : sums) sum = groups_sum(sum * fade);
+    float* answer = sums_ + (p * kWarps + warp_) * G::kAnswer;
+    if (lane_ < 8) {
+#pragma unroll
+      for (int e = 0; e < 8; e += 4)
+        *reinterpret_cast<float4*>(answer + 8 * lane_ + e) =
+            float4{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]};
+      if (lane_ == 0) *reinterpret_cast<float2*>(answer + kHead) = {largest, total};
+    }
+  }
+  wait_for_warps<kAll>();
+  if (warp_ >= G::kPairs || lane_ >= 8) return;
+  const Pair<G> pair(warp_);
+  float sums[8] = {}, all = 0, top = -INFINITY;
+  if (pair.row < call_.batch) {
+    const float* answers = sums_ + warp_ * kWarps * G::kAnswer;
+    float2 stats[kWarps];
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) {
+      stats[i] = *reinterpret_cast<const float2*>(answers + i * G::kAnswer + kHead);
+      top = fmaxf(top, stats[i].x);
+    }
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) {
+      const float factor = power_of_two(stats[i].x - top);  // there is a newest key
+      all = fmaf(factor, stats[i].y, all);
+#pragma unroll
+      for (int e = 0; e < 8; ++e)
+        sums[e] = fmaf(factor, answers[i * G::kAnswer + 8 * lane_ + e], sums[e]);
+    }
+    const float factor = 1 / all;
+#pragma unroll
+    for (float& sum : sums) sum *= factor;
+  }
+  write_unit(units_ + attended_at(pair) + lane_, pack8(sums));
+}
+
+}  // namespace megabyte::cuda::stack
