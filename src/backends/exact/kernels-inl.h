@@ -136,56 +136,36 @@ void linear(const LinearCall& call, int64_t row, int64_t row_end, int64_t block,
 
 // --- the rest
 
-// Rows side by side: each waits for sums of its own.
-template <int kRows>
-MEGABYTE_INLINE void norm_rows(const NormCall& call, int64_t row) {
+void norm(const NormCall& call, int64_t row, int64_t row_end) {
   const int64_t D = call.dim;
   const auto width = static_cast<float>(D);
-  const float* x = call.x + row * D;
-  float* y = call.y + row * D;
-  V totals[kRows], squares[kRows], means[kRows], scales[kRows];
-  for (int r = 0; r < kRows; ++r) totals[r] = squares[r] = set(0.0f);
-  if (call.delta != nullptr) {
-    const float* delta = call.delta + row * D;
-    float* to = call.sum + row * D;
+  for (; row < row_end; ++row) {
+    const float* x = call.x + row * D;
+    float* y = call.y + row * D;
+    if (call.delta != nullptr) {
+      const float* delta = call.delta + row * D;
+      float* to = call.sum + row * D;
+      for_lanes(D, [&](int64_t i, auto lanes) {
+        store(add(load(x + i, lanes), load(delta + i, lanes)), to + i, lanes);
+      });
+      x = to;
+    }
+    V total = set(0.0f);
+    for_lanes(D, [&](int64_t i, auto lanes) { total = add(total, load(x + i, lanes)); });
+    const V mean = set(sum(total) / width);
+    V squares = set(0.0f);
     for_lanes(D, [&](int64_t i, auto lanes) {
-      for (int r = 0; r < kRows; ++r) {
-        const V v = add(load(x + r * D + i, lanes), load(delta + r * D + i, lanes));
-        store(v, to + r * D + i, lanes);
-        totals[r] = add(totals[r], v);
-      }
+      store(sub(load(x + i, lanes), mean), y + i, lanes);
+      const V d = load(y + i, lanes);
+      squares = fma(d, d, squares);
     });
-    x = to;
-  } else {
+    const float variance = sum(squares) / width;
+    const V scale = set(1.0f / __builtin_sqrtf(variance + call.eps));
     for_lanes(D, [&](int64_t i, auto lanes) {
-      for (int r = 0; r < kRows; ++r) totals[r] = add(totals[r], load(x + r * D + i, lanes));
+      const V normed = mul(load(y + i, lanes), scale);
+      store(fma(normed, load(call.weight + i, lanes), load(call.bias + i, lanes)), y + i, lanes);
     });
   }
-  for (int r = 0; r < kRows; ++r) means[r] = set(sum(totals[r]) / width);
-  for_lanes(D, [&](int64_t i, auto lanes) {
-    for (int r = 0; r < kRows; ++r) {
-      store(sub(load(x + r * D + i, lanes), means[r]), y + r * D + i, lanes);
-      const V d = load(y + r * D + i, lanes);
-      squares[r] = fma(d, d, squares[r]);
-    }
-  });
-  for (int r = 0; r < kRows; ++r) {
-    const float variance = sum(squares[r]) / width;
-    scales[r] = set(1.0f / __builtin_sqrtf(variance + call.eps));
-  }
-  for_lanes(D, [&](int64_t i, auto lanes) {
-    const V weight = load(call.weight + i, lanes), bias = load(call.bias + i, lanes);
-    for (int r = 0; r < kRows; ++r) {
-      const V normed = mul(load(y + r * D + i, lanes), scales[r]);
-      store(fma(normed, weight, bias), y + r * D + i, lanes);
-    }
-  });
-}
-
-void norm(const NormCall& call, int64_t row, int64_t row_end) {
-  constexpr int kSide = kSideBySide / 2;
-  for (; row + kSide <= row_end; row += kSide) norm_rows<kSide>(call, row);
-  for (; row < row_end; ++row) norm_rows<1>(call, row);
 }
 
 // Where position p of those that a query sees lies among a head's rows.
