@@ -51,20 +51,15 @@ __device__ void await(const At& at, uint32_t tag, uint2 (&data)[N]) {
 
 // --- Without, where that would be too much to read: units of 16 bytes, 8 bf16, or a float, which
 // are all ones until they are there, a NaN that no arithmetic makes. Their block clears them once
-// all have read them.
+// all have read them. Of a unit each half may come first.
 
 __device__ inline uint4 read_unit(const uint4* at) {
-  ulonglong2 v;
-  asm volatile("{ .reg .b128 t; ld.relaxed.gpu.global.b128 t, [%2]; mov.b128 {%0, %1}, t; }"
-               : "=l"(v.x), "=l"(v.y)
-               : "l"(at));
+  const ulonglong2 v = read_units(reinterpret_cast<const uint64_t*>(at));
   return reinterpret_cast<const uint4&>(v);
 }
 __device__ inline void write_unit(uint4* at, uint4 unit) {
   const auto v = reinterpret_cast<const ulonglong2&>(unit);
-  asm volatile(
-      "{ .reg .b128 t; mov.b128 t, {%1, %2}; st.relaxed.gpu.global.b128 [%0], t; }" ::"l"(at),
-      "l"(v.x), "l"(v.y));
+  asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(at), "l"(v.x), "l"(v.y));
 }
 __device__ inline float read_part(const float* at) {
   float v;
@@ -75,6 +70,6 @@ __device__ inline void write_part(float* at, float v) {
   asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(at), "f"(v));
 }
 __device__ inline bool is_there(uint32_t word) { return word != ~0U; }
-__device__ inline bool is_there(uint4 unit) { return is_there(unit.x); }
+__device__ inline bool is_there(uint4 unit) { return is_there(unit.x) && is_there(unit.z); }
 
 }  // namespace megabyte::cuda::stack
