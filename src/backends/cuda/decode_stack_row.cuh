@@ -4,13 +4,10 @@
 // through the ring. Its warps share the summed index: each multiplies its piece of the vector with
 // the same piece of every row.
 //
-// A vector goes from the blocks that make it to all blocks through device memory, in units of 8
-// bytes: two bf16 and a tag, the number of the Transformer block since this memory was made. A warp
-// reads its piece until all tags are right. So there is no barrier, no flag and no fence, and
-// nothing to clear: a block writes a unit once every other block has read what was there before,
-// since that went into what it has just read itself.
+// The number of the Transformer block since the exchange was made is the tag of its units.
 #pragma once
 
+#include "backends/cuda/decode_stack_exchange.cuh"
 #include "backends/cuda/decode_stack_ring.cuh"
 
 namespace megabyte::cuda::stack {
@@ -36,45 +33,6 @@ struct RowGeometry : Deal<D_> {
   // Units that go out together share a line, and no other.
   static constexpr int kLine = 128, kExchangeBytes = kLine + 8 * kUnits, kClear = 0;
 };
-
-__device__ inline ulonglong2 read_units(const uint64_t* at) {
-  ulonglong2 v;
-  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(at));
-  return v;
-}
-__device__ inline uint64_t read_unit(const uint64_t* at) {
-  uint64_t v;
-  asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(v) : "l"(at));
-  return v;
-}
-__device__ inline void write_unit(uint64_t* at, uint32_t data, uint32_t tag) {
-  const uint64_t v = uint64_t{tag} << 32 | data;
-  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(at), "l"(v));
-}
-__device__ inline bool tagged(uint64_t unit, uint32_t tag) {
-  return static_cast<uint32_t>(unit >> 32) == tag;
-}
-
-// N pieces of 4 elements of a lane, the i-th at(i). Are they there?
-template <int N, class At>
-__device__ bool read_pieces(const At& at, uint32_t tag, uint2 (&data)[N]) {
-  ulonglong2 v[N];
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = read_units(at(i));
-  bool there = true;
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    there = there && tagged(v[i].x, tag) && tagged(v[i].y, tag);
-    data[i] = {static_cast<uint32_t>(v[i].x), static_cast<uint32_t>(v[i].y)};
-  }
-  return there;
-}
-// Once they are, for all lanes.
-template <int N, class At>
-__device__ void await(const At& at, uint32_t tag, uint2 (&data)[N]) {
-  while (!__all_sync(~0U, read_pieces(at, tag, data))) {
-  }
-}
 
 // Keys of a head that this block attends to: position p belongs to block p / each of the head's.
 template <class G>

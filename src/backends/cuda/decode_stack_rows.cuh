@@ -3,9 +3,7 @@
 // As for one row (decode_stack_row.cuh), blocks of threads own rows of every matrix and their warps
 // share the summed index, but the tensor cores multiply the weights with 8 or 16 rows at once, and
 // what the blocks tell each other is as much as the weights of a small matrix. So
-//  - vectors travel without tags, 8 bf16 of one row to a unit of 16 bytes. Where a unit is all
-//  ones,
-//    a NaN that no product makes, it is not there yet. Its block clears it once all have read it;
+//  - vectors travel without tags, 8 bf16 of one row to a unit, and their block clears them;
 //  - while it waits, a warp looks at 32 units of its part, and only then reads all;
 //  - the residual stream stays, in f32, with the blocks that have its columns; the others norm what
 //    those give them, rounded to bf16;
@@ -13,6 +11,7 @@
 //    reads a quarter of the hidden units; four blocks exchange their parts of the sums.
 #pragma once
 
+#include "backends/cuda/decode_stack_exchange.cuh"
 #include "backends/cuda/decode_stack_ring.cuh"
 
 namespace megabyte::cuda::stack {
@@ -39,30 +38,6 @@ struct RowsGeometry : Deal<D_> {
                        kUnits = kPartUnits + 8 * kVector;
   static constexpr int kExchangeBytes = 16 * kUnits, kClear = 0xFF;
 };
-
-__device__ inline uint4 read_unit(const uint4* at) {
-  ulonglong2 v;
-  asm volatile("{ .reg .b128 t; ld.relaxed.gpu.global.b128 t, [%2]; mov.b128 {%0, %1}, t; }"
-               : "=l"(v.x), "=l"(v.y)
-               : "l"(at));
-  return reinterpret_cast<const uint4&>(v);
-}
-__device__ inline void write_unit(uint4* at, uint4 unit) {
-  const auto v = reinterpret_cast<const ulonglong2&>(unit);
-  asm volatile(
-      "{ .reg .b128 t; mov.b128 t, {%1, %2}; st.relaxed.gpu.global.b128 [%0], t; }" ::"l"(at),
-      "l"(v.x), "l"(v.y));
-}
-__device__ inline float read_part(const float* at) {
-  float v;
-  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(at));
-  return v;
-}
-__device__ inline void write_part(float* at, float v) {
-  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(at), "f"(v));
-}
-__device__ inline bool is_there(uint32_t word) { return word != ~0U; }
-__device__ inline bool is_there(uint4 unit) { return is_there(unit.x); }
 
 // Pair i of a block's rows and heads.
 template <class G>
