@@ -25,7 +25,7 @@ TrainingData::TrainingData(const TrainSettings& settings, const Config& config)
   if (context_ % shortest != 0)
     throw UsageError(fmt::format(
         "--short-length {} must divide the context of {} bytes, so that every step has as many "
-        "bytes",
+        "bytes: give a divisor, or 0 for windows of the context throughout",
         shortest, context_));
   if (settings.valid.empty()) {
     std::tie(train_range_, valid_range_) = split_held_out(data_, align_);
