@@ -186,7 +186,7 @@ bool train_entry(const CompareOptions& options, const PlanEntry& entry, Training
     result.peak_memory = backend.peak_memory();
   }
   backend.use_fp8(false);  // models are used without
-  result.flops_per_byte = training_flops_per_byte(state.config);
+  result.flops_per_byte = training_flops_per_byte(state.config, state.settings, false);
   result.steps = state.step;
   result.bytes = state.bytes_seen();
   result.seconds = state.elapsed;

@@ -14,7 +14,6 @@
 #include "cli/stop_signals.h"
 #include "cli/train_options.h"
 #include "cli/train_progress.h"
-#include "model/cost.h"
 #include "model/files.h"
 #include "train/run.h"
 
@@ -117,9 +116,8 @@ void train(const TrainOptions& options) {
                          : options.json ? Verbosity::json
                                         : Verbosity::normal);
   if (!options.quiet && !options.json && backend->name() != "reference") {
-    const Cost cost = count_cost(state.config, state.config.context());
     progress.set_peak(
-        cost.training_of_read(settings.checkpoint_activations),
+        training_flops_per_byte(state.config, settings, settings.checkpoint_activations),
         product_ceiling(*backend, compute, backend->asynchronous() ? 4096 : 1024, 0.05));
   }
   const RunResult result =

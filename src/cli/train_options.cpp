@@ -14,6 +14,9 @@ constexpr const char* kDetails =
     R"(Data: files in sorted path order make one long sequence; windows of one context are drawn at random
 from it. The last 5% of all bytes are held out, or --valid names the held-out data.
 
+Data of a long context is best read in short windows first (--short-length): as many bytes a step, but
+more places of the data, and less attention; the last steps then teach the model to look far back.
+
 Learning rate: rises to --lr over --warmup steps (the preset's warm-up: at most a tenth of the run),
 then falls to --final-lr times that at the end of the budget.
 
@@ -115,6 +118,15 @@ void TrainOptions::add_to(CLI::App& command) {
       .add_option(
           "--micro-batch", s.micro_batch,
           "contexts that go through the model at once, which bounds memory (default: --batch)")
+      ->group(group);
+  command
+      .add_option("--short-length", s.short_length,
+                  "staged training: windows of so many bytes, a divisor of the context, in the "
+                  "first part of the run, with more of them in a step; 0: of the context "
+                  "throughout (default: the preset's)")
+      ->group(group);
+  command.add_option("--short-part", s.short_part, "the part of the run with --short-length")
+      ->capture_default_str()
       ->group(group);
   command.add_option("--lr", s.lr, "highest learning rate (default: the preset's)")->group(group);
   command.add_option("--warmup", s.warmup, "steps of warm-up (default: the preset's)")

@@ -5,8 +5,6 @@
 #include <fstream>
 #include <limits>
 
-#include "model/cost.h"
-
 namespace megabyte {
 namespace {
 
@@ -41,17 +39,13 @@ MethodScore parse_method_score(const nlohmann::json& in) {
 
 }  // namespace
 
-double training_flops_per_byte(const Config& config) {
-  return count_cost(config, config.context()).training_of_read(false);
-}
-
 void ComparisonBudget::give(TrainSettings& settings, const Config& config) const {
   settings.steps = 0;
   settings.minutes = minutes;
   settings.bytes = bytes;
   if (flops <= 0) return;
-  const double step =
-      training_flops_per_byte(config) * static_cast<double>(settings.rows() * config.context());
+  const double step = training_flops_per_byte(config, settings, false) *
+                      static_cast<double>(settings.rows() * config.context());
   settings.steps = std::max<int64_t>(1, std::llround(flops / step));
 }
 

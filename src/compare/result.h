@@ -37,7 +37,7 @@ struct EntryResult {
   double lr = 0;
   uint64_t seed = 0;
   int64_t steps = 0, bytes = 0;
-  double flops_per_byte = 0;  // training_flops_per_byte()
+  double flops_per_byte = 0;  // of training, without what checkpointing computes again
   double seconds = 0;         // of steps
   size_t peak_memory = 0;     // bytes, as Backend::peak_memory(); 0: not known
   std::vector<CurvePoint> curve;
@@ -52,14 +52,11 @@ struct ComparisonBudget {
   double minutes = 0, flops = 0;
   int64_t bytes = 0;
 
-  // Of a run: FLOPs become the nearest number of whole steps, one at least.
+  // Of a run: FLOPs become the nearest number of whole steps, one at least. What activation
+  // checkpointing computes again is no work for the result, and does not count.
   void give(TrainSettings& settings, const Config& config) const;
   bool operator==(const ComparisonBudget&) const = default;
 };
-// FLOPs of training, a byte that is read. What activation checkpointing computes again is no work
-// for the result, and does not count.
-double training_flops_per_byte(const Config& config);
-
 // Where one entry stands.
 struct EntryState {
   const PlanEntry* entry;

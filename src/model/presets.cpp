@@ -74,27 +74,29 @@ std::vector<Preset> make_presets() {
       .name = "hourglass",
       .description =
           "82M parameters, 44M a byte: one block before the global ones and nine after, context "
-          "1024, patches of 4; each byte sees all before it",
-      .config = {.stages = {stage(256, 1024, 4, 16, Positions::rotary),
+          "4096, patches of 4; each byte sees 1020 before its patch",
+      .config = {.stages = {stage(1024, 1024, 4, 16, Positions::rotary),
                             stage(4, 512, 9, 8, Positions::rotary)}},
-      .batch = 32,
+      .batch = 8,
       .learning_rate = 2e-3,
       .warmup_steps = 200,
       .init_stddev = 0.04,
       .init = {"from_parent=0.003"},
       .stage_lr = {0.5, 1},
-      .weight_decay = 0.3};
+      .weight_decay = 0.3,
+      .short_length = 1024};
   hourglass.config.stages[1].cross_patch = 1020;
   hourglass.config.stages[1].encoder_layers = 1;
   all.push_back(hourglass);
   all.push_back({.name = "hourglass-transformer",
-                 .description = "its byte Transformer: as many operations a byte, context 1024",
-                 .config = {.stages = {stage(1024, 512, 14, 8, Positions::rotary)}},
-                 .batch = 32,
+                 .description = "its byte Transformer: as many operations a byte, context 2048",
+                 .config = {.stages = {stage(2048, 512, 14, 8, Positions::rotary)}},
+                 .batch = 16,
                  .learning_rate = 2e-3,
                  .warmup_steps = 200,
                  .init_stddev = 0.04,
-                 .weight_decay = 0.3});
+                 .weight_decay = 0.3,
+                 .short_length = 1024});
 
   all.push_back(paper("paper-text",
                       "the paper's text model (it says 758M + 262M, we count 707M + 227M), context "

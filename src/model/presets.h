@@ -21,6 +21,7 @@ struct Preset {
   double dropout = 0;
   std::vector<double> stage_lr = {};  // factors of learning_rate, coarsest stage first
   double weight_decay = 0.1;
+  int64_t short_length = 0;  // windows of a run's first part (TrainSettings); 0: the context
 };
 
 const std::vector<Preset>& presets();

@@ -78,16 +78,12 @@ void TrainingRun::check_finite(const StepResult& result, int64_t step,
 
 RunResult TrainingRun::run(const RunCallbacks& callbacks) {
   const TrainSettings& settings = state_.settings;
-  const int64_t context = state_.config.context(), rows = settings.rows();
+  const int64_t context = state_.config.context(), step_bytes = settings.rows() * context;
   const Budget budget = settings.budget(context);
   const Schedule schedule = settings.learning_rate();
   MetricsLog log(folder_ / "metrics.jsonl", state_.step);
-  BatchLoader loader(
-      data_.train(), data_.train_range(),
-      {.rows = rows, .length = context, .vocab = state_.config.vocab_size, .align = settings.align},
-      settings.seed, static_cast<uint64_t>(state_.step),
-      budget.steps > 0 ? static_cast<uint64_t>(budget.steps)
-                       : std::numeric_limits<uint64_t>::max());
+  int64_t window = 0;  // bytes of one, from the loader
+  std::optional<BatchLoader> loader;
 
   const bool asynchronous = trainer_.model().backend().asynchronous();
   double start = now() - state_.elapsed;
@@ -116,7 +112,7 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
     metrics.loss = step.loss;
     metrics.grad_norm = step.grad_norm;
     metrics.bytes_per_s =
-        static_cast<double>(++line_steps * rows * context) / std::max(end - line_start, 1e-9);
+        static_cast<double>(++line_steps * step_bytes) / std::max(end - line_start, 1e-9);
     metrics.seconds = end - start;
     if (ended.validate) beside_steps([&] { metrics.valid_bpb = trainer_.validate(held_out_); });
     if (ended.logged) {
@@ -136,8 +132,22 @@ RunResult TrainingRun::run(const RunCallbacks& callbacks) {
   };
 
   while (!finished && !stopped) {
-    const double lr = schedule.rate(state_.step, budget.progress(state_.step, now() - start));
-    trainer_.start(loader.next().data(), state_.step, lr);
+    const double progress = budget.progress(state_.step, now() - start);
+    const double lr = schedule.rate(state_.step, progress);
+    if (const int64_t length = settings.window(context, progress); length != window) {
+      if (started) report();
+      trainer_.use_windows(length);
+      window = length;
+      loader.emplace(data_.train(), data_.train_range(),
+                     BatchShape{.rows = step_bytes / length,
+                                .length = length,
+                                .vocab = state_.config.vocab_size,
+                                .align = settings.align},
+                     settings.seed, static_cast<uint64_t>(state_.step),
+                     budget.steps > 0 ? static_cast<uint64_t>(budget.steps)
+                                      : std::numeric_limits<uint64_t>::max());
+    }
+    trainer_.start(loader->next().data(), state_.step, lr);
     ++state_.step;
     if (started) report();  // the step before, while this one runs
     state_.elapsed = now() - start;

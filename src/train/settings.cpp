@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "model/cost.h"
 
 namespace megabyte {
 
@@ -30,6 +31,7 @@ std::vector<InitialScale> TrainSettings::initial_scales() const {
 TrainSettings settings_of(const Preset& preset) {
   TrainSettings settings;
   settings.batch = preset.batch;
+  settings.short_length = preset.short_length;
   settings.lr = preset.learning_rate;
   settings.warmup = preset.warmup_steps;
   settings.warmup_limit = 0.1;
@@ -69,6 +71,9 @@ void validate(const TrainSettings& s) {
   require(s.accumulate > 0, "--accumulate must be at least 1");
   require(s.micro_batch >= 0 && s.rows() % s.rows_at_once() == 0,
           "--micro-batch must divide the rows of a step (--batch times --accumulate)");
+  require(s.short_length >= 0, "--short-length must not be negative (0: the context throughout)");
+  require(s.short_part > 0 && s.short_part <= 1,
+          "--short-part is a part of the run, above 0, to 1");
   require(s.lr > 0, "--lr must be above 0");
   require(s.final_lr >= 0 && s.final_lr <= 1, "--final-lr is a fraction of --lr, from 0 to 1");
   require(std::all_of(s.stage_lr.begin(), s.stage_lr.end(), [](double x) { return x > 0; }),
@@ -88,6 +93,16 @@ void validate(const TrainSettings& s) {
   require(s.log_every > 0, "--log-every must be at least 1");
   require(s.valid_every >= 0, "--valid-every must not be negative (0: only at the end)");
   require(s.valid_bytes > 0, "--valid-bytes must be above 0");
+}
+
+double training_flops_per_byte(const Config& config, const TrainSettings& settings,
+                               bool checkpoint) {
+  const auto at = [&](int64_t length) {
+    return count_cost(config, length).training_of_read(checkpoint);
+  };
+  const int64_t context = config.context(), first = settings.window(context, 0);
+  const double part = first < context ? settings.short_part : 0;
+  return part * (part > 0 ? at(first) : 0) + (1 - part) * at(context);
 }
 
 }  // namespace megabyte

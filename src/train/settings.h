@@ -2,6 +2,7 @@
 // that --resume continues with the same.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,6 +22,11 @@ struct TrainSettings {
   int64_t batch = 16;       // rows of one context each
   int64_t accumulate = 1;   // batches whose gradients one step adds up
   int64_t micro_batch = 0;  // rows that go through the model at once; 0: the batch
+  // Staged training (Press et al. 2021, "Shortformer", section 4): up to this part of the run
+  // windows of at most short_length bytes, with more of them in a step, then of the whole context.
+  // 0: of the whole context throughout.
+  int64_t short_length = 0;
+  double short_part = 0.75;
   std::string schedule = "cosine";
   double final_lr = 0;           // fraction of lr at the end
   std::vector<double> stage_lr;  // factors of lr, coarsest stage first; 1 where none is given
@@ -49,8 +55,13 @@ struct TrainSettings {
 
   bool fp8() const { return dtype == "fp8"; }
   DType compute() const { return fp8() ? DType::bf16 : dtype_from_name(dtype); }
-  int64_t rows() const { return batch * accumulate; }  // of one step
+  int64_t rows() const { return batch * accumulate; }  // contexts of one step
   int64_t rows_at_once() const { return micro_batch > 0 ? micro_batch : batch; }
+  // Bytes of a window at this progress of a run (0 to 1). A step has as many bytes whatever it is:
+  // of windows shorter than the context it has more.
+  int64_t window(int64_t context, double progress) const {
+    return short_length > 0 && progress < short_part ? std::min(short_length, context) : context;
+  }
   Budget budget(int64_t context) const;  // bytes are rounded up to whole steps
   Schedule learning_rate() const;
   std::vector<InitialScale> initial_scales() const;
@@ -67,6 +78,8 @@ void for_each_setting(Visit&& visit) {
   visit("batch", &T::batch, true);
   visit("accumulate", &T::accumulate, true);
   visit("micro-batch", &T::micro_batch, true);
+  visit("short-length", &T::short_length, true);
+  visit("short-part", &T::short_part, true);
   visit("schedule", &T::schedule, true);
   visit("final-lr", &T::final_lr, true);
   visit("stage-lr", &T::stage_lr, true);
@@ -103,5 +116,10 @@ std::string to_json(const TrainSettings& settings);
 TrainSettings parse_train_settings(const std::string& json, const std::string& where);
 // UsageError that names the option whose value makes no sense.
 void validate(const TrainSettings& settings);
+
+// FLOPs of a byte of the training data, over a whole run with its shorter windows. checkpoint: with
+// what running blocks again costs.
+double training_flops_per_byte(const Config& config, const TrainSettings& settings,
+                               bool checkpoint);
 
 }  // namespace megabyte

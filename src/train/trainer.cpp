@@ -18,7 +18,18 @@ Trainer::Trainer(Hierarchy& model, const TrainSettings& settings)
 }
 
 double Trainer::loss_scale() const {
-  return 1.0 / static_cast<double>(settings_.rows() * model_.predicted(plan_.length));
+  return 1.0 / static_cast<double>(rows() * model_.predicted(plan_.length));
+}
+
+void Trainer::use_windows(int64_t length) {
+  if (length == plan_.length) return;
+  check(started_.empty(), "windows change between steps");
+  const int64_t context = model_.config().context();
+  check(context % length == 0, "a context is so many windows");
+  plan_.batch = settings_.rows_at_once() * (context / length);
+  plan_.length = length;
+  recording_.reset();  // of the other shape
+  batch_has_run_ = false;
 }
 
 void Trainer::run_batch(const Dropout& dropout) {
@@ -41,7 +52,7 @@ void Trainer::start(const uint16_t* tokens, int64_t step, double lr) {
   model_.prepare(plan_);  // validation may have planned another batch
   backend.zero(model_.total());
   backend.zero(model_.parameters().gradients());
-  const int64_t parts = settings_.rows() / plan_.batch;
+  const int64_t parts = rows() / plan_.batch;
   for (int64_t part = 0; part < parts; ++part) {
     model_.load(tokens + part * plan_.batch * plan_.length);
     run_batch({.rate = static_cast<float>(settings_.dropout),
@@ -74,11 +85,12 @@ StepResult Trainer::finish() {
 std::optional<double> Trainer::validate(const Rows& rows) {
   if (rows.tokens.empty()) return std::nullopt;
   const int64_t count = static_cast<int64_t>(rows.tokens.size()) / rows.length;
+  const int64_t batch = settings_.rows_at_once();
   model_.backend().use_fp8(false);  // the model is used without
   recording_.reset();               // the batches planned here may take its memory
   model_.backend().zero(model_.total());
-  for (int64_t row = 0; row < count; row += plan_.batch) {
-    model_.prepare({.batch = std::min(plan_.batch, count - row), .length = rows.length});
+  for (int64_t row = 0; row < count; row += batch) {
+    model_.prepare({.batch = std::min(batch, count - row), .length = rows.length});
     model_.load(rows.tokens.data() + row * rows.length);
     model_.forward();
     model_.loss(1);

@@ -27,7 +27,11 @@ class Trainer {
   // backend that has such products.
   Trainer(Hierarchy& model, const TrainSettings& settings);
 
-  // tokens: settings.rows() contexts. `step` counts the finished ones.
+  // Bytes of a window from the next step on: the context, or a divisor of it, of which a step then
+  // has as many more. To begin with the context. Every step that was started is finished.
+  void use_windows(int64_t length);
+
+  // tokens: as many bytes as settings.rows() contexts. `step` counts the finished ones.
   StepResult step(const uint16_t* tokens, int64_t step, double lr) {
     start(tokens, step, lr);
     return finish();
@@ -50,6 +54,9 @@ class Trainer {
   };
   // Forward, loss and backward of the loaded batch: recorded once and replayed where that can be.
   void run_batch(const Dropout& dropout);
+  int64_t rows() const {  // windows of a step
+    return settings_.rows() * (model_.config().context() / plan_.length);
+  }
   double loss_scale() const;  // to the mean over a step
 
   Hierarchy& model_;

@@ -1,5 +1,7 @@
 #include "train/training_data.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <span>
 #include <tuple>
@@ -19,6 +21,12 @@ TrainingData::TrainingData(const TrainSettings& settings, const Config& config)
         "--align is for records of one size, an end-of-document symbol for documents of any: give "
         "one of them");
   check_aligned(data_, align_);
+  const int64_t shortest = settings.window(context_, 0);
+  if (context_ % shortest != 0)
+    throw UsageError(fmt::format(
+        "--short-length {} must divide the context of {} bytes, so that every step has as many "
+        "bytes: give a divisor, or 0 for windows of the context throughout",
+        shortest, context_));
   if (settings.valid.empty()) {
     std::tie(train_range_, valid_range_) = split_held_out(data_, align_);
   } else {

@@ -89,6 +89,32 @@ TEST(TrainCommand, SetChangesTheModel) {
   EXPECT_THAT(read_file(folder / "model/config.json"), HasSubstr("relu"));
 }
 
+// A step has as many bytes whatever the windows; the context is the longest window there is.
+TEST(TrainCommand, ShortWindowsFirst) {
+  const TrainFolder folder;
+  const auto train = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> all{"--steps", "6", "--valid-every", "0"};
+    all.insert(all.end(), more.begin(), more.end());
+    const CommandResult result = folder.train(out, all);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    std::vector<double> losses;
+    for (const std::string& line : lines_of(folder / (out + "/metrics.jsonl"))) {
+      const auto json = nlohmann::json::parse(line);
+      losses.push_back(json.at("loss"));
+      EXPECT_EQ(json.at("bytes"), static_cast<int64_t>(losses.size()) * 4 * 64);
+    }
+    return losses;
+  };
+  const std::vector<double> plain = train("plain", {});
+  ASSERT_EQ(plain.size(), 6u);
+  EXPECT_EQ(train("longest", {"--short-length", "1000"}), plain);
+  const std::vector<double> half = train("half", {"--short-length", "16", "--short-part", "0.5"}),
+                            most = train("most", {"--short-length", "16"});
+  EXPECT_NE(half[0], plain[0]);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(half[i], most[i]);
+  EXPECT_NE(half[3], most[3]);
+}
+
 TEST(TrainCommand, FromBeginsWithAModel) {
   const TrainFolder folder;
   ASSERT_EQ(folder.train("model", {"--steps", "3", "--seed", "5"}).exit_code, 0);
@@ -180,6 +206,8 @@ TEST(TrainCommand, BadUse) {
       {{"--data", data, "--minutes", "1"}, 2, "--minutes"},
       {{"--data", data, "--batch", "0"}, 2, "--batch"},
       {{"--data", data, "--micro-batch", "3"}, 2, "--micro-batch"},
+      {{"--data", data, "--short-length", "48"}, 2, "must divide the context of 64"},
+      {{"--data", data, "--short-part", "0"}, 2, "--short-part"},
       {{"--data", data, "--lr", "fast"}, 2, "--lr"},
       {{"--data", data, "--schedule", "step"}, 2, "--schedule"},
       {{"--data", data, "--resume", "--overwrite"}, 2, "--overwrite"},

@@ -29,6 +29,10 @@ TEST(Plan, EveryShippedPlanIsWhole) {
     EXPECT_GE(plan.entries.size(), 2u);
     EXPECT_FALSE(plan.title.empty());
     EXPECT_FALSE(plan.description.empty());
+    for (const PlanEntry& entry : plan.entries) {  // short windows divide the context
+      const int64_t context = entry.config.context();
+      EXPECT_EQ(context % entry.settings.window(context, 0), 0) << name << ": " << entry.name;
+    }
     const Plan again = parse(plan.source.dump());  // as a resumed comparison reads it
     ASSERT_EQ(again.entries.size(), plan.entries.size());
     for (size_t i = 0; i < plan.entries.size(); ++i)

@@ -16,7 +16,8 @@ TEST(ComparisonBudget, FlopsBecomeWholeSteps) {
   const Config& config = find_preset("tiny").config;
   TrainSettings settings;
   settings.batch = 4;
-  const double step = training_flops_per_byte(config) * 4 * static_cast<double>(config.context());
+  const double step =
+      training_flops_per_byte(config, settings, false) * 4 * static_cast<double>(config.context());
   ComparisonBudget{.flops = 10.4 * step}.give(settings, config);
   EXPECT_EQ(settings.steps, 10);
   EXPECT_EQ(settings.budget(config.context()).steps, 10);
@@ -32,7 +33,8 @@ TEST(ComparisonBudget, FlopsBecomeWholeSteps) {
 
 TEST(ComparisonBudget, FlopsAreThoseOfTheBytesThatAreRead) {
   const Config& config = find_preset("paper-text-perceiver").config;  // predicts 1024 of 8192
-  EXPECT_DOUBLE_EQ(training_flops_per_byte(config), count_cost(config, 8192).training(false) / 8);
+  EXPECT_DOUBLE_EQ(training_flops_per_byte(config, {}, false),
+                   count_cost(config, 8192).training(false) / 8);
 }
 
 TEST(EntryResult, ComesBackFromItsJson) {

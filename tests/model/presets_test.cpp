@@ -5,6 +5,7 @@
 #include "model/cost.h"
 #include "model/parameters.h"
 #include "support/errors.h"
+#include "train/settings.h"
 
 namespace megabyte {
 namespace {
@@ -54,12 +55,18 @@ TEST(PresetsTest, EveryPaperModelHasItsCounterparts) {
 
 TEST(PresetsTest, TheHourglassAndItsTransformerCostAsMuchAByte) {
   const auto flops = [](const char* name) {
-    const Config& config = find_preset(name).config;
-    return count_cost(config, config.context()).training(false);
+    const Preset& preset = find_preset(name);
+    return training_flops_per_byte(preset.config, settings_of(preset), false);
   };
   const double ratio = flops("hourglass") / flops("hourglass-transformer");
   EXPECT_GT(ratio, 0.9);
   EXPECT_LE(ratio, 1);
+}
+
+TEST(PresetsTest, ShortWindowsDivideTheContext) {
+  for (const Preset& preset : presets())
+    EXPECT_EQ(preset.config.context() % settings_of(preset).window(preset.config.context(), 0), 0)
+        << preset.name;
 }
 
 TEST(PresetsTest, SizesOfThePaper) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "model/cost.h"
 
 namespace megabyte {
 namespace {
@@ -47,6 +48,33 @@ TEST(TrainSettings, BytesAreWholeSteps) {
   EXPECT_EQ(settings.budget(25).steps, 6);  // of 200 bytes
 }
 
+TEST(TrainSettings, ShortWindowsAreOfTheFirstPart) {
+  TrainSettings settings;
+  EXPECT_EQ(settings.window(64, 0), 64);
+  settings.short_length = 16;
+  settings.short_part = 0.5;
+  EXPECT_EQ(settings.window(64, 0), 16);
+  EXPECT_EQ(settings.window(64, 0.49), 16);
+  EXPECT_EQ(settings.window(64, 0.5), 64);
+  EXPECT_EQ(settings.window(8, 0), 8);  // no longer than the context
+}
+
+TEST(TrainSettings, FlopsAreOfBothWindows) {
+  const Config& config = find_preset("tiny").config;
+  TrainSettings settings;
+  const auto at = [&](int64_t length) {
+    return count_cost(config, length).training_of_read(false);
+  };
+  EXPECT_DOUBLE_EQ(training_flops_per_byte(config, settings, false), at(1024));
+  settings.short_length = 256;
+  settings.short_part = 0.25;
+  EXPECT_DOUBLE_EQ(training_flops_per_byte(config, settings, false),
+                   0.25 * at(256) + 0.75 * at(1024));
+  EXPECT_LT(at(256), at(1024));
+  EXPECT_LT(training_flops_per_byte(config, settings, false),
+            training_flops_per_byte(config, settings, true));
+}
+
 TEST(TrainSettings, Fp8ComputesInBf16) {
   TrainSettings settings;
   settings.dtype = "fp8";
@@ -75,6 +103,8 @@ TEST(TrainSettings, SenselessValuesNameTheirOption) {
   EXPECT_THAT(message([](S& s) { s.batch = 0; }), HasSubstr("--batch"));
   EXPECT_THAT(message([](S& s) { s.accumulate = 0; }), HasSubstr("--accumulate"));
   EXPECT_THAT(message([](S& s) { s.micro_batch = 3; }), HasSubstr("--micro-batch"));
+  EXPECT_THAT(message([](S& s) { s.short_length = -1; }), HasSubstr("--short-length"));
+  EXPECT_THAT(message([](S& s) { s.short_part = 1.5; }), HasSubstr("--short-part"));
   EXPECT_THAT(message([](S& s) { s.lr = -1; }), HasSubstr("--lr"));
   EXPECT_THAT(message([](S& s) { s.final_lr = 2; }), HasSubstr("--final-lr"));
   EXPECT_THAT(message([](S& s) { s.init = {"embed"}; }), HasSubstr("--init embed"));

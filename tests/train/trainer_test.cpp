@@ -115,6 +115,21 @@ TEST(Trainer, CheckpointedActivationsChangeNothing) {
   }
 }
 
+TEST(Trainer, ShortWindowsMakeAStepOfAsManyBytes) {
+  for (const int64_t micro : {0, 2}) {
+    TrainSettings settings = eight_rows();
+    settings.micro_batch = micro;
+    Training training(settings);
+    const int64_t context = training.model.config().context();
+    for (const int64_t length : {context / 2, context}) {
+      const Rows rows{.tokens = text_rows(8 * context / length, length), .length = length};
+      const double expected = *training.trainer.validate(rows) * std::numbers::ln2;
+      training.trainer.use_windows(length);
+      EXPECT_NEAR(training.trainer.step(rows.tokens.data(), 0, 1e-2).loss, expected, 1e-12);
+    }
+  }
+}
+
 TEST(Trainer, DropoutFollowsFromSeedAndStep) {
   TrainSettings settings = eight_rows();
   Training plain(settings);
