@@ -33,7 +33,7 @@ test: ## Build and run all tests
 test-sanitize: ## Run the tests under ASan and UBSan, the threads of data, training and compression under TSan
 	@scripts/deps.sh build test
 	@scripts/build.sh asan
-	@scripts/build.sh tsan
+	@scripts/build.sh tsan megabyte_tests
 	@ctest --preset tsan -j $(JOBS)
 	@ctest --preset asan -j $(JOBS)
 
@@ -57,12 +57,13 @@ format: ## Format all C++ sources (clang-format)
 	@scripts/deps.sh format
 	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
 
-tidy: build ## Run clang-tidy over src/
-	@scripts/deps.sh tidy
-	@git ls-files 'src/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p build --quiet
+tidy: ## Run clang-tidy over src/
+	@scripts/deps.sh build tidy
+	@cmake --preset release -B build-tidy -DMEGABYTE_BATCHES=OFF >/dev/null
+	@git ls-files 'src/*.cpp' | xargs -P $(JOBS) -n 4 clang-tidy -p build-tidy --quiet
 
 install: build ## Install program, library and CMake package under PREFIX (/usr/local)
 	@cmake --install build --prefix $(PREFIX)
 
 clean: ## Remove all builds
-	@rm -rf build build-asan build-tsan
+	@rm -rf build build-asan build-tsan build-tidy

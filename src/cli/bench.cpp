@@ -70,9 +70,8 @@ struct TrainBench {
   double bytes_per_s() const { return static_cast<double>(batch * length) / step_seconds; }
 };
 
-TrainBench bench_training(const BenchOptions& options, const Config& config, int64_t batch,
-                          Backend& backend) {
-  backend.use_fp8(options.device.fp8());
+// Error for what does not go together.
+TrainSettings training_settings(const BenchOptions& options, int64_t batch, Backend& backend) {
   const DType compute =
       options.device.compute(backend, backend.fast(DType::bf16) ? DType::bf16 : DType::f32);
   TrainSettings settings;
@@ -82,7 +81,14 @@ TrainBench bench_training(const BenchOptions& options, const Config& config, int
   settings.checkpoint_activations = options.checkpoint;
   settings.steps = 1;  // as many as it takes; validate() asks for a budget
   validate(settings);
-  Hierarchy model(config, backend, compute, true);
+  return settings;
+}
+
+TrainBench bench_training(const BenchOptions& options, const Config& config,
+                          const TrainSettings& settings, Backend& backend) {
+  const int64_t batch = settings.batch;
+  backend.use_fp8(settings.fp8());
+  Hierarchy model(config, backend, settings.compute(), true);
   model.parameters().initialize(1);
   Trainer trainer(model, settings);
   Random random(1, 0);
@@ -166,14 +172,16 @@ void bench(const BenchOptions& options) {
   validate(config, name);
   const auto backend = options.device.backend();
   const bool both = options.train == options.generate;
+  std::optional<TrainSettings> settings;
+  if (both || options.train)
+    settings =
+        training_settings(options, options.batch > 0 ? options.batch : preset.batch, *backend);
 
   // Training last of the two, so that the peak of memory is its own; the ceilings after that.
   std::optional<GenerateBench> generation;
   std::optional<TrainBench> training;
   if (both || options.generate) generation = bench_generation(options, config, *backend);
-  if (both || options.train)
-    training =
-        bench_training(options, config, options.batch > 0 ? options.batch : preset.batch, *backend);
+  if (settings) training = bench_training(options, config, *settings, *backend);
   std::vector<DType> types;
   for (const DType type : {DType::f32, DType::bf16})
     if (backend->fast(type)) types.push_back(type);

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr const char* kKind = "audio";
+constexpr const char* kAudio = "audio";
 
 struct SampleOptions {
   int64_t rate = 16000;
@@ -50,7 +50,7 @@ struct AudioOptions {
 void audio(const AudioOptions& options) {
   const SampleOptions& s = options.samples;
   const SampleFormat format = sample_format(s.format);
-  const Manifest manifest = gather(options.files, kKind, {{"rate", s.rate}, {"format", s.format}},
+  const Manifest manifest = gather(options.files, kAudio, {{"rate", s.rate}, {"format", s.format}},
                                    [&](std::span<const std::byte> file) {
                                      return to_bytes(decode_audio(file, s.rate), format);
                                    });
@@ -69,7 +69,7 @@ struct WavOptions {
 
 void to_wav(WavOptions options, const CLI::App& command) {
   SampleOptions& s = options.samples;
-  if (const ordered_json like = settings_like(options.files, kKind); !like.is_null()) {
+  if (const ordered_json like = settings_like(options.files, kAudio); !like.is_null()) {
     if (command.count("--rate") == 0) s.rate = like.value("rate", int64_t{0});
     if (command.count("--format") == 0) s.format = like.value("format", "");
     if (s.rate < 1) fail("the manifest names no rate");

@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr const char* kKind = "images";
+constexpr const char* kImages = "images";
 const std::map<std::string, Scan> kScans{{"patch", Scan::patch}, {"raster", Scan::raster}};
 const std::map<std::string, Fit> kFits{
     {"cover", Fit::cover}, {"stretch", Fit::stretch}, {"crop", Fit::crop}, {"tile", Fit::tile}};
@@ -78,7 +78,7 @@ void images(const ImagesOptions& options) {
                         {"fit", options.fit}};
   if (layout.scan == Scan::raster) settings.erase("patch");
   const Manifest manifest =
-      gather(options.files, kKind, settings, [&](std::span<const std::byte> file) {
+      gather(options.files, kImages, settings, [&](std::span<const std::byte> file) {
         std::vector<uint8_t> bytes;
         for (const Image& image : fitted(decode_image(file), layout.width, layout.height, fit)) {
           const std::vector<uint8_t> one = to_bytes(image, layout);
@@ -101,7 +101,7 @@ struct PngOptions {
 };
 
 void to_png(PngOptions options, const CLI::App& command) {
-  if (const ordered_json like = settings_like(options.files, kKind); !like.is_null()) {
+  if (const ordered_json like = settings_like(options.files, kImages); !like.is_null()) {
     const auto given = [&](const char* name) { return command.count(name) > 0; };
     if (!given("--size"))
       options.layout.size = fmt::format("{}x{}", like.value("width", 0), like.value("height", 0));

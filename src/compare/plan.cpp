@@ -16,7 +16,6 @@
 namespace megabyte {
 namespace {
 
-using nlohmann::json;
 namespace fs = std::filesystem;
 
 // What the command line says, for all entries alike.
@@ -35,7 +34,7 @@ std::vector<std::string> training_keys() {
 // An object whose keys are known; values are asked for by key, type and what must hold.
 class Object {
  public:
-  Object(const json& value, std::string where, const std::vector<std::string>& known)
+  Object(const nlohmann::json& value, std::string where, const std::vector<std::string>& known)
       : value_(value), where_(std::move(where)) {
     if (!value.is_object()) fail("{} must be an object, not {}", where_, printable(value));
     for (const auto& item : value.items())
@@ -45,12 +44,12 @@ class Object {
   }
 
   bool has(const char* key) const { return value_.contains(key); }
-  const json& at(const char* key) const {
+  const nlohmann::json& at(const char* key) const {
     if (!has(key)) fail("{}: key '{}' is missing: add it", where_, key);
     return value_.at(key);
   }
   std::string text(const char* key) const {
-    const json& value = at(key);
+    const nlohmann::json& value = at(key);
     if (!value.is_string()) wrong(key, "a text");
     return value.get<std::string>();
   }
@@ -59,8 +58,9 @@ class Object {
   }
   std::vector<std::string> texts(const char* key) const {
     if (!has(key)) return {};
-    const json& list = at(key);
-    if (!list.is_array() || !std::ranges::all_of(list, [](const json& x) { return x.is_string(); }))
+    const nlohmann::json& list = at(key);
+    if (!list.is_array() ||
+        !std::ranges::all_of(list, [](const nlohmann::json& x) { return x.is_string(); }))
       wrong(key, "a list of texts");
     return list.get<std::vector<std::string>>();
   }
@@ -70,13 +70,13 @@ class Object {
   const std::string& where() const { return where_; }
 
  private:
-  const json& value_;
+  const nlohmann::json& value_;
   std::string where_;
 };
 
 template <class T>
 void read_setting(const Object& object, const char* key, T& out) {
-  const json& value = object.at(key);
+  const nlohmann::json& value = object.at(key);
   if constexpr (std::is_same_v<T, bool>) {
     if (!value.is_boolean()) object.wrong(key, "true or false");
   } else if constexpr (std::is_same_v<T, std::string>) {
@@ -91,12 +91,12 @@ void read_setting(const Object& object, const char* key, T& out) {
   }
   try {
     value.get_to(out);
-  } catch (const json::exception&) {
+  } catch (const nlohmann::json::exception&) {
     object.wrong(key, "a list of the right values");
   }
 }
 
-void read_training(const json& value, const std::string& where, TrainSettings& settings) {
+void read_training(const nlohmann::json& value, const std::string& where, TrainSettings& settings) {
   const Object object(value, where, training_keys());
   for_each_setting([&](const char* name, auto member, bool) {
     if (object.has(name)) read_setting(object, name, settings.*member);
@@ -131,7 +131,7 @@ class PlanReader {
 
   Plan read(nlohmann::ordered_json source) {
     inline_configs(source);
-    const json value = source;
+    const nlohmann::json value = source;
     const Object object(value, where_,
                         {"title", "description", "data", "scoring", "preset", "config", "set",
                          "training", "entries"});
@@ -140,7 +140,8 @@ class PlanReader {
     plan.description = object.text("description", "");
     plan.data = object.texts("data");
     check_names(plan.data, "data set");
-    const json scoring = object.has("scoring") ? object.at("scoring") : json::object();
+    const nlohmann::json scoring =
+        object.has("scoring") ? object.at("scoring") : nlohmann::json::object();
     const Object how(scoring, where_ + ": scoring", {"methods", "bytes", "word_perplexity"});
     std::vector<ScoringMethod> methods{ScoringMethod::basic, ScoringMethod::sliding};
     if (how.has("methods")) methods = read_methods(how, "methods");
@@ -148,7 +149,7 @@ class PlanReader {
     if (plan.scored_bytes < 1) how.wrong("bytes", "above 0");
     if (how.has("word_perplexity")) read_setting(how, "word_perplexity", plan.word_perplexity);
 
-    const json& entries = object.at("entries");
+    const nlohmann::json& entries = object.at("entries");
     if (!entries.is_array() || entries.empty())
       fail("{}: 'entries' must be a list of at least one model", where_);
     for (size_t i = 0; i < entries.size(); ++i)
@@ -200,8 +201,8 @@ class PlanReader {
     return base;
   }
 
-  PlanEntry read_entry(const json& value, size_t i, const Object& plan, const Plan& so_far,
-                       const std::vector<ScoringMethod>& methods) const {
+  PlanEntry read_entry(const nlohmann::json& value, size_t i, const Object& plan,
+                       const Plan& so_far, const std::vector<ScoringMethod>& methods) const {
     const bool named = value.is_object() && value.contains("name") && value["name"].is_string();
     const std::string where =
         where_ + ": entry " +

@@ -8,7 +8,6 @@
 namespace megabyte {
 namespace {
 
-using nlohmann::json;
 using nlohmann::ordered_json;
 
 ordered_json to_json(const MethodScore& score) {
@@ -23,7 +22,7 @@ ordered_json to_json(const MethodScore& score) {
   return out;
 }
 
-MethodScore parse_method_score(const json& in) {
+MethodScore parse_method_score(const nlohmann::json& in) {
   MethodScore score;
   in.at("method").get_to(score.method);
   in.at("bpb").get_to(score.bpb);
@@ -32,7 +31,7 @@ MethodScore parse_method_score(const json& in) {
   in.at("forward_flops_per_byte").get_to(score.flops_per_byte);
   in.at("seconds").get_to(score.seconds);
   if (in.contains("word_perplexity")) score.word_perplexity = in["word_perplexity"].get<double>();
-  for (const json& bpb : in.at("by_position"))
+  for (const nlohmann::json& bpb : in.at("by_position"))
     score.by_position.push_back(bpb.is_null() ? std::numeric_limits<double>::quiet_NaN()
                                               : bpb.get<double>());
   return score;
@@ -80,7 +79,7 @@ ordered_json to_json(const EntryResult& r) {
           {"curve", curve}};
 }
 
-EntryResult parse_entry_result(const json& in) {
+EntryResult parse_entry_result(const nlohmann::json& in) {
   EntryResult r;
   in.at("name").get_to(r.name);
   in.at("label").get_to(r.label);
@@ -96,8 +95,8 @@ EntryResult parse_entry_result(const json& in) {
   in.at("training_flops_per_byte").get_to(r.flops_per_byte);
   in.at("seconds").get_to(r.seconds);
   in.at("peak_memory").get_to(r.peak_memory);
-  for (const json& score : in.at("scores")) r.scores.push_back(parse_method_score(score));
-  for (const json& p : in.at("curve"))
+  for (const nlohmann::json& score : in.at("scores")) r.scores.push_back(parse_method_score(score));
+  for (const nlohmann::json& p : in.at("curve"))
     r.curve.push_back({.bytes = p.at("bytes"),
                        .flops = p.at("flops"),
                        .seconds = p.at("seconds"),
@@ -109,7 +108,7 @@ std::vector<CurvePoint> read_curve(const std::filesystem::path& metrics, double 
   std::vector<CurvePoint> curve;
   std::ifstream in(metrics, std::ios::binary);
   for (std::string line; std::getline(in, line);) {
-    const auto parsed = json::parse(line, nullptr, false);
+    const auto parsed = nlohmann::json::parse(line, nullptr, false);
     if (!parsed.is_object() || !parsed.contains("valid_bpb") || parsed["valid_bpb"].is_null())
       continue;
     const int64_t bytes = parsed.at("bytes");

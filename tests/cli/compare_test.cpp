@@ -11,7 +11,6 @@
 namespace megabyte::test {
 namespace {
 
-using nlohmann::json;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -47,7 +46,9 @@ class CompareCommand : public testing::Test {
     EXPECT_EQ(result.exit_code, code) << result.err;
     EXPECT_THAT(result.err, HasSubstr(message));
   }
-  json table() const { return json::parse(read_file(folder_ / "out/comparison.json")); }
+  nlohmann::json table() const {
+    return nlohmann::json::parse(read_file(folder_ / "out/comparison.json"));
+  }
 
   TrainFolder folder_;
 };
@@ -57,23 +58,23 @@ TEST_F(CompareCommand, SameFlopsForEachAndOneTable) {
   const CommandResult result =
       compare({"--flops", "4e8", "--json", "--dtype", "f32", "--valid", folder_ / "held-out"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  const json out = json::parse(result.out);
+  const nlohmann::json out = nlohmann::json::parse(result.out);
   EXPECT_EQ(out, table());
   EXPECT_EQ(out.at("budget").at("flops"), 4e8);
   ASSERT_EQ(out.at("entries").size(), 2u);
-  for (const json& entry : out.at("entries")) {
+  for (const nlohmann::json& entry : out.at("entries")) {
     const double flops = entry.at("flops");
     EXPECT_NEAR(flops, 4e8, entry.at("training_flops_per_byte").get<double>() * 4 * 64);
     EXPECT_EQ(entry.at("dtype"), "f32");
     EXPECT_EQ(entry.at("curve").back().at("bytes"), entry.at("bytes"));
     EXPECT_GE(entry.at("curve").size(), 5u);
-    for (const json& score : entry.at("scores")) {
+    for (const nlohmann::json& score : entry.at("scores")) {
       EXPECT_EQ(score.at("bytes"), 600);
       EXPECT_GT(score.at("forward_flops_per_byte"), 0);
       EXPECT_GT(score.at("word_perplexity"), 1);
     }
   }
-  const json& whole = out.at("entries").at(0);
+  const nlohmann::json& whole = out.at("entries").at(0);
   EXPECT_EQ(whole.at("scores").size(), 3u);
   EXPECT_EQ(whole.at("scores").at(2).at("by_position").size(), 4u);
   EXPECT_EQ(out.at("entries").at(1).at("scores").size(), 2u);  // no patches to stride over
@@ -90,7 +91,7 @@ TEST_F(CompareCommand, SameFlopsForEachAndOneTable) {
       run_megabyte({"eval", "--model", folder_ / "out/whole", "--data", folder_ / "held-out",
                     "--json", "--threads", "1", "--method", "strided"});
   ASSERT_EQ(eval.exit_code, 0) << eval.err;
-  EXPECT_NEAR(json::parse(eval.out).at("bpb").get<double>(),
+  EXPECT_NEAR(nlohmann::json::parse(eval.out).at("bpb").get<double>(),
               whole.at("scores").at(2).at("bpb").get<double>(), 1e-6);
 }
 
@@ -109,8 +110,11 @@ TEST_F(CompareCommand, InterruptedComparisonsGoOn) {
   // Trained, but not scored yet: only the scores are made again.
   fs::remove(folder_ / "out/one/result.json");
   ASSERT_EQ(run({"--resume", "--quiet"}).exit_code, 0);
-  EXPECT_EQ(json::parse(read_file(folder_ / "out/one/result.json")).at("scores").at(0).at("bpb"),
-            json::parse(one).at("scores").at(0).at("bpb"));
+  EXPECT_EQ(nlohmann::json::parse(read_file(folder_ / "out/one/result.json"))
+                .at("scores")
+                .at(0)
+                .at("bpb"),
+            nlohmann::json::parse(one).at("scores").at(0).at("bpb"));
 
   // Another budget, or another plan under the same name, is another comparison.
   expect_error(run({"--resume", "--bytes", "8000"}), 1, "entry 'whole': its run has bytes 4000");
@@ -148,13 +152,13 @@ TEST_F(CompareCommand, ASignalStopsAndAnEntryGoesOnFromItsCheckpoint) {
 
 TEST_F(CompareCommand, TimeIsTheTimeOfStepsAndRatesFallToItsEnd) {
   ASSERT_EQ(compare({"--minutes", "0.005", "--quiet"}).exit_code, 0);
-  const json comparison = table();
-  for (const json& entry : comparison.at("entries")) {
+  const nlohmann::json comparison = table();
+  for (const nlohmann::json& entry : comparison.at("entries")) {
     EXPECT_GE(entry.at("seconds"), 0.3);
     EXPECT_LT(entry.at("seconds"), 5);
     const std::string name = entry.at("name");
     const std::vector<std::string> lines = lines_of(folder_ / "out/" + name + "/metrics.jsonl");
-    EXPECT_LT(json::parse(lines.back()).at("lr"), 0.005);
+    EXPECT_LT(nlohmann::json::parse(lines.back()).at("lr"), 0.005);
   }
 }
 
@@ -206,7 +210,7 @@ TEST_F(CompareCommand, BadUsageSaysWhatToDo) {
                1, "entry 'whole'");
   EXPECT_FALSE(fs::exists(folder_ / "out"));
   const CommandResult plans = run_megabyte({"compare", "--plans", "--json"});
-  EXPECT_EQ(json::parse(plans.out).at(0).at("name"), "ablations-small");
+  EXPECT_EQ(nlohmann::json::parse(plans.out).at(0).at("name"), "ablations-small");
 }
 
 }  // namespace

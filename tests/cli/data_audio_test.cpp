@@ -14,7 +14,6 @@ namespace megabyte::test {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 
@@ -45,9 +44,10 @@ TEST_F(DataAudioCommand, ThereAndBack) {
   EXPECT_THAT(made.out, HasSubstr("--align 2"));
   EXPECT_EQ(read_file(folder_ / "a.bin").substr(0, 3200),
             read_file(folder_ / "in/0.wav").substr(44));
-  const json manifest = json::parse(read_file(folder_ / "a.bin.json"));
+  const nlohmann::json manifest = nlohmann::json::parse(read_file(folder_ / "a.bin.json"));
   EXPECT_EQ(manifest.at("kind"), "audio");
-  EXPECT_EQ(manifest.at("settings"), json::parse(R"({"rate": 16000, "format": "s16le"})"));
+  EXPECT_EQ(manifest.at("settings"),
+            nlohmann::json::parse(R"({"rate": 16000, "format": "s16le"})"));
   EXPECT_EQ(manifest.at("items")[2].at("begin"), 6400);
 
   const CommandResult back = data({"to-wav", folder_ / "a.bin", "--out", folder_ / "a.wav"});
@@ -84,7 +84,7 @@ TEST_F(DataAudioCommand, BrokenFilesAreNamedAndSkipped) {
       data({"audio", folder_ / "in", "--out", folder_ / "a.bin", "--json"});
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_THAT(result.err, HasSubstr("skipped " + (folder_ / "in/1.wav") + ": it is a WAV file"));
-  const json summary = json::parse(result.out);
+  const nlohmann::json summary = nlohmann::json::parse(result.out);
   EXPECT_EQ(summary.at("files"), 2);
   EXPECT_EQ(summary.at("bytes"), 6400);
   EXPECT_EQ(summary.at("skipped")[0].at("source"), "in/1.wav");

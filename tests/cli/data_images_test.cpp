@@ -13,7 +13,6 @@ namespace megabyte::test {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 
@@ -59,12 +58,12 @@ TEST_F(DataImagesCommand, ThereAndBackInBothOrders) {
 
 TEST_F(DataImagesCommand, TheManifestSaysWhatWasMadeOfWhat) {
   ASSERT_EQ(images({"--patch", "4", "--fit", "crop"}).exit_code, 0);
-  const json manifest = json::parse(read_file(folder_ / "out.bin.json"));
+  const nlohmann::json manifest = nlohmann::json::parse(read_file(folder_ / "out.bin.json"));
   EXPECT_EQ(manifest.at("kind"), "images");
   EXPECT_EQ(manifest.at("bytes"), 960);
-  EXPECT_EQ(
-      manifest.at("settings"),
-      json::parse(R"({"width": 8, "height": 8, "scan": "patch", "patch": 4, "fit": "crop"})"));
+  EXPECT_EQ(manifest.at("settings"),
+            nlohmann::json::parse(
+                R"({"width": 8, "height": 8, "scan": "patch", "patch": 4, "fit": "crop"})"));
   ASSERT_EQ(manifest.at("items").size(), 5u);
   EXPECT_EQ(manifest.at("items")[1].at("source"), "in/1.png");
   EXPECT_EQ(manifest.at("items")[1].at("begin"), 192);
@@ -80,13 +79,14 @@ TEST_F(DataImagesCommand, BrokenFilesAreNamedAndSkipped) {
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_THAT(result.err, HasSubstr("skipped " + (folder_ / "in/1.png") + ": it is a damaged PNG"));
   EXPECT_THAT(result.err, HasSubstr("skipped " + (folder_ / "in/2.png")));
-  const json summary = json::parse(result.out);
+  const nlohmann::json summary = nlohmann::json::parse(result.out);
   EXPECT_EQ(summary.at("files"), 2);
   EXPECT_EQ(summary.at("bytes"), 2 * 192);
   EXPECT_EQ(summary.at("skipped").size(), 2u);
   EXPECT_EQ(fs::file_size(folder_ / "out.bin"), 2u * 192);
-  EXPECT_EQ(json::parse(read_file(folder_ / "out.bin.json")).at("skipped")[0].at("source"),
-            "in/1.png");
+  EXPECT_EQ(
+      nlohmann::json::parse(read_file(folder_ / "out.bin.json")).at("skipped")[0].at("source"),
+      "in/1.png");
   // None is left: nothing is written.
   EXPECT_THAT(complaint({"images", folder_ / "in/notes.txt", "--out", folder_ / "none.bin"}, 1),
               HasSubstr("all files were skipped"));

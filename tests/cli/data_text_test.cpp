@@ -13,7 +13,6 @@ namespace megabyte::test {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 using testing::HasSubstr;
 using Words = std::vector<std::string>;
 
@@ -70,7 +69,7 @@ TEST_F(DocumentsCommand, TextIsGatheredAndTheRestNamed) {
   EXPECT_THAT(result.out, HasSubstr("--end-of-document"));
   EXPECT_THAT(result.err, HasSubstr("binary: it is no text in UTF-8: byte 0x00 at 1"));
   EXPECT_EQ(read_file(folder_ / "poems.bin").substr(0, 2 * kPoem.size()), kPoem + kPoem);
-  const json manifest = json::parse(read_file(folder_ / "poems.bin.json"));
+  const nlohmann::json manifest = nlohmann::json::parse(read_file(folder_ / "poems.bin.json"));
   EXPECT_EQ(manifest.at("kind"), "text");
   EXPECT_EQ(manifest.at("items").size(), 50u);
   EXPECT_EQ(manifest.at("items")[1].at("begin"), kPoem.size());
@@ -91,14 +90,14 @@ TEST_F(DocumentsCommand, AModelLearnsWhereDocumentsEnd) {
   const std::string data = folder_ / "poems.bin", model = folder_ / "model";
   const CommandResult trained = train(data, model, 150, {"--end-of-document"});
   ASSERT_EQ(trained.exit_code, 0) << trained.err;
-  EXPECT_EQ(json::parse(read_file(model + "/config.json")).at("vocab_size"), 257);
+  EXPECT_EQ(nlohmann::json::parse(read_file(model + "/config.json")).at("vocab_size"), 257);
 
   const CommandResult drawn =
       run_megabyte({"generate", "--model", model, "--temperature", "0", "--bytes", "1000", "--out",
                     folder_ / "drawn", "--json"});
   ASSERT_EQ(drawn.exit_code, 0) << drawn.err;
   EXPECT_EQ(read_file(folder_ / "drawn/sample-000.bin"), kPoem);
-  EXPECT_EQ(json::parse(drawn.err).at("ended"), 1);
+  EXPECT_EQ(nlohmann::json::parse(drawn.err).at("ended"), 1);
   const CommandResult rest = run_megabyte(
       {"generate", "--model", model, "--temperature", "0", "--prompt", kPoem.substr(0, 21)});
   EXPECT_EQ(rest.out, kPoem.substr(21));
@@ -109,15 +108,15 @@ TEST_F(DocumentsCommand, AModelLearnsWhereDocumentsEnd) {
     words.insert(words.end(), more.begin(), more.end());
     const CommandResult result = run_megabyte(words);
     EXPECT_EQ(result.exit_code, 0) << result.err;
-    return json::parse(result.out);
+    return nlohmann::json::parse(result.out);
   };
-  const json all = score(data), one = score(folder_ / "in/0");
+  const nlohmann::json all = score(data), one = score(folder_ / "in/0");
   EXPECT_EQ(all.at("documents"), 50);
   EXPECT_EQ(all.at("bytes"), 50 * kPoem.size());
   EXPECT_LT(all.at("bpb"), 0.3);
   EXPECT_NEAR(all.at("bpb"), one.at("bpb"), 1e-4);
   EXPECT_EQ(score(folder_ / "in").at("documents"), 53);
-  const json two = score(data, {"--limit", std::to_string(kPoem.size() + 4)});
+  const nlohmann::json two = score(data, {"--limit", std::to_string(kPoem.size() + 4)});
   EXPECT_EQ(two.at("documents"), 2);
   EXPECT_EQ(two.at("bytes"), kPoem.size() + 4);
   // A text that never ends here costs much where the model expects an end.
@@ -134,7 +133,7 @@ TEST_F(DocumentsCommand, WithoutEndsNothingChanges) {
   ASSERT_EQ(gather().exit_code, 0);
   const std::string data = folder_ / "poems.bin";
   ASSERT_EQ(train(data, folder_ / "plain", 3).exit_code, 0);
-  EXPECT_EQ(json::parse(read_file(folder_ / "plain/config.json")).at("vocab_size"), 256);
+  EXPECT_EQ(nlohmann::json::parse(read_file(folder_ / "plain/config.json")).at("vocab_size"), 256);
   const CommandResult other = train(data, folder_ / "plain", 4, {"--resume", "--end-of-document"});
   EXPECT_EQ(other.exit_code, 2);
   EXPECT_THAT(other.err, HasSubstr("vocab_size"));

@@ -10,7 +10,6 @@
 namespace megabyte {
 namespace {
 
-using nlohmann::json;
 using test::CommandResult;
 using test::run_megabyte;
 using test::TemporaryFolder;
@@ -31,11 +30,11 @@ class EvalCommand : public testing::Test {
     arguments.insert(arguments.begin(), {"eval", "--model", folder_ / model});
     return run_megabyte(arguments);
   }
-  json run_json(std::vector<std::string> arguments) const {
+  nlohmann::json run_json(std::vector<std::string> arguments) const {
     arguments.push_back("--json");
     const CommandResult result = run(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;
-    return json::parse(result.out);
+    return nlohmann::json::parse(result.out);
   }
   void expect_error(const std::vector<std::string>& arguments, int code, const std::string& message,
                     const std::string& model = "model") const {
@@ -51,7 +50,7 @@ class EvalCommand : public testing::Test {
 TEST_F(EvalCommand, OneFileWithEveryMethod) {
   int cost = 42;  // bytes run: the other methods run some twice
   for (const std::string method : {"basic", "sliding", "strided", "sliding-strided"}) {
-    const json result = run_json({"--data", folder_ / "a", "--method", method});
+    const nlohmann::json result = run_json({"--data", folder_ / "a", "--method", method});
     EXPECT_EQ(result.at("bytes"), 42);
     EXPECT_EQ(result.at("method"), method);
     EXPECT_GT(result.at("bpb"), 0);
@@ -63,11 +62,12 @@ TEST_F(EvalCommand, OneFileWithEveryMethod) {
 }
 
 TEST_F(EvalCommand, FilesAndFoldersAreSequencesOfTheirOwn) {
-  const json all = run_json({"--data", folder_ / "data", folder_ / "a", folder_ / "empty"});
+  const nlohmann::json all =
+      run_json({"--data", folder_ / "data", folder_ / "a", folder_ / "empty"});
   ASSERT_EQ(all.at("files").size(), 3u);
   double bits = 0;
-  for (const json& file : all.at("files")) {
-    const json alone = run_json({"--data", file.at("file")});
+  for (const nlohmann::json& file : all.at("files")) {
+    const nlohmann::json alone = run_json({"--data", file.at("file")});
     EXPECT_EQ(alone.at("bytes"), file.at("bytes"));
     EXPECT_NEAR(alone.at("bpb"), file.at("bpb"), 1e-4);
     bits += alone.at("bpb").get<double>() * alone.at("bytes").get<double>();
@@ -83,28 +83,28 @@ TEST_F(EvalCommand, TheBatchChangesNothing) {
 }
 
 TEST_F(EvalCommand, LimitScoresTheFirstBytesOfAll) {
-  const json result = run_json({"--data", folder_ / "data", "--limit", "12"});
+  const nlohmann::json result = run_json({"--data", folder_ / "data", "--limit", "12"});
   EXPECT_EQ(result.at("bytes"), 12);
   EXPECT_EQ(result.at("files").at(0).at("bytes"), 5);
   EXPECT_EQ(result.at("files").at(1).at("bytes"), 7);
 }
 
 TEST_F(EvalCommand, ByPositionAveragesToTheWhole) {
-  const json result = run_json({"--data", folder_ / "data/inner/c", "--by-position"});
+  const nlohmann::json result = run_json({"--data", folder_ / "data/inner/c", "--by-position"});
   ASSERT_EQ(result.at("by_position").size(), 4u);  // bytes of a patch
   double sum = 0;
   for (const double bpb : result.at("by_position")) sum += bpb / 4;
   EXPECT_NEAR(sum, result.at("bpb"), 1e-9);
   // Of a file of one byte, only the first place is known.
   write_file(folder_ / "one", "x");
-  const json one = run_json({"--data", folder_ / "one", "--by-position"});
+  const nlohmann::json one = run_json({"--data", folder_ / "one", "--by-position"});
   EXPECT_EQ(one.at("by_position").at(0), one.at("bpb"));
   EXPECT_TRUE(one.at("by_position").at(1).is_null());
 }
 
 TEST_F(EvalCommand, WordPerplexity) {
   write_file(folder_ / "text", "four words of text\n");
-  const json result = run_json({"--data", folder_ / "text", "--word-perplexity"});
+  const nlohmann::json result = run_json({"--data", folder_ / "text", "--word-perplexity"});
   EXPECT_EQ(result.at("words"), 4);
   const double bits = result.at("bpb").get<double>() * 19;
   EXPECT_NEAR(std::log2(result.at("word_perplexity").get<double>()), bits / 4, 1e-6);

@@ -161,7 +161,7 @@ class Stream {
 
   size_t read_some() const {
     char bytes[256];
-    const ssize_t n = read(out_, bytes, sizeof(bytes));
+    const ssize_t n = ::read(out_, bytes, sizeof(bytes));
     return n > 0 ? static_cast<size_t>(n) : 0;
   }
   void close_reader() const { close(out_); }

@@ -10,7 +10,6 @@
 namespace megabyte {
 namespace {
 
-using nlohmann::json;
 using test::CommandResult;
 using test::run_megabyte;
 using test::TemporaryFolder;
@@ -38,7 +37,7 @@ class QuantizeCommand : public testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     const CommandResult result = run_megabyte(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;
-    return json::parse(result.out).at("bpb");
+    return nlohmann::json::parse(result.out).at("bpb");
   }
 
   TemporaryFolder folder_;
@@ -47,9 +46,9 @@ class QuantizeCommand : public testing::Test {
 TEST_F(QuantizeCommand, TheExactBackendMakesTheSameOfBoth) {
   const CommandResult result = quantize({"--data", folder_ / "data", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  const json report = json::parse(result.out);
+  const nlohmann::json report = nlohmann::json::parse(result.out);
   EXPECT_LT(report.at("file_bytes"), report.at("file_bytes_before"));
-  const json loss = report.at("loss");
+  const nlohmann::json loss = report.at("loss");
   EXPECT_EQ(loss.at("bytes"), 300);
   const double exact = bits_per_byte("small", "exact");
   EXPECT_EQ(exact, bits_per_byte("model", "exact"));

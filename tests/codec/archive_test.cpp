@@ -3,20 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "support/errors.h"
+#include "support/random_bytes.h"
 
 namespace megabyte {
 namespace {
 
+using test::random_bytes;
 using testing::HasSubstr;
-
-std::vector<uint8_t> random_bytes(size_t count, uint64_t seed) {
-  Random random(seed, 0);
-  std::vector<uint8_t> bytes(count);
-  for (uint8_t& b : bytes) b = static_cast<uint8_t>(random.below(256));
-  return bytes;
-}
 
 ArchiveHeader header_for(Bytes original, int stream_bits) {
   CodedWith with{.numerics = 7};

@@ -3,17 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "codec/in_order.h"
 #include "codec/stream_coder.h"
 #include "support/configs.h"
 #include "support/errors.h"
 #include "support/model_folder.h"
 #include "support/models.h"
+#include "support/random_bytes.h"
 
 namespace megabyte {
 namespace {
 
+using test::random_bytes;
 using testing::HasSubstr;
 
 constexpr int kStreamBits = 8;
@@ -25,13 +26,6 @@ CodecModel::Load random_model(uint64_t seed) {
     model->parameters().initialize(seed, 0.6);
     return model;
   };
-}
-
-std::vector<uint8_t> random_bytes(size_t count, uint64_t seed) {
-  Random random(seed, 0);
-  std::vector<uint8_t> bytes(count);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.below(256));
-  return bytes;
 }
 
 // Bytes as the model expects them: what random bits decode to.

@@ -19,7 +19,7 @@ using test::random_image;
 using testing::AllOf;
 using testing::HasSubstr;
 
-std::string complaint(const std::string& file) {
+std::string image_complaint(const std::string& file) {
   return test::error_of([&] { decode_image(bytes_of(file)); });
 }
 
@@ -99,7 +99,7 @@ TEST(ImageTest, JpegsBecomeRgb) {
   const std::vector<uint8_t> grey(64, 90);
   for (const uint8_t value : decode_image(bytes_of(jpeg_of(grey, 8, 8, JCS_GRAYSCALE, 1))).rgb)
     EXPECT_NEAR(value, 90, 2);
-  EXPECT_THAT(complaint(jpeg_of(std::vector<uint8_t>(256, 9), 8, 8, JCS_CMYK, 4)),
+  EXPECT_THAT(image_complaint(jpeg_of(std::vector<uint8_t>(256, 9), 8, 8, JCS_CMYK, 4)),
               HasSubstr("cannot be read"));
 }
 
@@ -110,11 +110,11 @@ TEST(ImageTest, PpmHeadersVary) {
   EXPECT_EQ(rgb(std::string("P5\n2 1\n100\n\0d", 13)),
             (std::vector<uint8_t>{0, 0, 0, 255, 255, 255}));
   EXPECT_EQ(rgb(std::string("P5 1 1 65535\n\x80\x00", 15)), (std::vector<uint8_t>{128, 128, 128}));
-  EXPECT_THAT(complaint("P6 2 2 255\nabc"), HasSubstr("1 of 2 x 2 pixels"));
+  EXPECT_THAT(image_complaint("P6 2 2 255\nabc"), HasSubstr("1 of 2 x 2 pixels"));
   for (const char* header :
        {"P6", "P6 0 1 255\n", "P6 a", "P6 1 1 70000\n", "P6 -1 1 255\n", "P6 1#"})
-    EXPECT_THAT(complaint(header), HasSubstr("damaged header")) << header;
-  EXPECT_THAT(complaint("P6 1000000 1000000 255\n"), HasSubstr("cut short"));
+    EXPECT_THAT(image_complaint(header), HasSubstr("damaged header")) << header;
+  EXPECT_THAT(image_complaint("P6 1000000 1000000 255\n"), HasSubstr("cut short"));
 }
 
 TEST(ImageTest, DamageIsNeverPaintedOver) {
@@ -127,14 +127,14 @@ TEST(ImageTest, DamageIsNeverPaintedOver) {
     const auto cut = [&](const std::string& file) {
       return file.substr(0, static_cast<size_t>(part * static_cast<double>(file.size())));
     };
-    EXPECT_THAT(complaint(cut(png)), HasSubstr("PNG")) << part;
-    EXPECT_THAT(complaint(cut(jpeg)), HasSubstr("JPEG")) << part;
+    EXPECT_THAT(image_complaint(cut(png)), HasSubstr("PNG")) << part;
+    EXPECT_THAT(image_complaint(cut(jpeg)), HasSubstr("JPEG")) << part;
   }
   std::string wrong = png;
   wrong[png.size() / 2] ^= 1;
-  EXPECT_THAT(complaint(wrong), HasSubstr("damaged PNG"));
-  EXPECT_THAT(complaint("GIF89a"), HasSubstr("no PNG, JPEG or PPM"));
-  EXPECT_THAT(complaint(""), HasSubstr("no PNG, JPEG or PPM"));
+  EXPECT_THAT(image_complaint(wrong), HasSubstr("damaged PNG"));
+  EXPECT_THAT(image_complaint("GIF89a"), HasSubstr("no PNG, JPEG or PPM"));
+  EXPECT_THAT(image_complaint(""), HasSubstr("no PNG, JPEG or PPM"));
 }
 
 }  // namespace

@@ -29,11 +29,11 @@ std::string file_of(const std::string& header, size_t data) {
   return file_of(header, data, header.size());
 }
 
-SafetensorsIndex parse(const std::string& file) {
+SafetensorsIndex parse_index(const std::string& file) {
   return parse_safetensors(std::as_bytes(std::span(file)), "m.safetensors");
 }
-std::string complaint(const std::string& file) {
-  return test::error_of([&] { parse(file); });
+std::string index_complaint(const std::string& file) {
+  return test::error_of([&] { parse_index(file); });
 }
 std::string tensor(const std::string& dtype, const std::string& shape, const std::string& offsets) {
   return R"({"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}";
@@ -147,23 +147,25 @@ TEST(SafetensorsTest, ReadsUnalignedFilesOfOthers) {
 }
 
 TEST(SafetensorsTest, HeadersThatLie) {
-  EXPECT_THAT(complaint(""), HasSubstr("too few"));
-  EXPECT_THAT(complaint("1234567"), HasSubstr("too few"));
-  EXPECT_THAT(complaint(file_of("{}", 0, 3)), HasSubstr("cut short"));
-  EXPECT_THAT(complaint(file_of("{}", 0, UINT64_MAX)), HasSubstr("not a safetensors file"));
-  EXPECT_THAT(complaint(file_of("{}", 0, 100'000'001)), HasSubstr("more than the format allows"));
-  EXPECT_THAT(complaint(file_of("", 0)), HasSubstr("does not start"));
-  EXPECT_THAT(complaint(file_of(" {}", 0)), HasSubstr("does not start"));
-  EXPECT_THAT(complaint(file_of("{]", 0)), HasSubstr("m.safetensors: header: not valid JSON"));
-  EXPECT_THAT(complaint(file_of("{\"__metadata__\":[]}", 0)), HasSubstr("not an object"));
-  EXPECT_THAT(complaint(file_of("{\"__metadata__\":{\"k\":1}}", 0)),
+  EXPECT_THAT(index_complaint(""), HasSubstr("too few"));
+  EXPECT_THAT(index_complaint("1234567"), HasSubstr("too few"));
+  EXPECT_THAT(index_complaint(file_of("{}", 0, 3)), HasSubstr("cut short"));
+  EXPECT_THAT(index_complaint(file_of("{}", 0, UINT64_MAX)), HasSubstr("not a safetensors file"));
+  EXPECT_THAT(index_complaint(file_of("{}", 0, 100'000'001)),
+              HasSubstr("more than the format allows"));
+  EXPECT_THAT(index_complaint(file_of("", 0)), HasSubstr("does not start"));
+  EXPECT_THAT(index_complaint(file_of(" {}", 0)), HasSubstr("does not start"));
+  EXPECT_THAT(index_complaint(file_of("{]", 0)),
+              HasSubstr("m.safetensors: header: not valid JSON"));
+  EXPECT_THAT(index_complaint(file_of("{\"__metadata__\":[]}", 0)), HasSubstr("not an object"));
+  EXPECT_THAT(index_complaint(file_of("{\"__metadata__\":{\"k\":1}}", 0)),
               HasSubstr("'k' is not a string"));
-  EXPECT_NO_THROW(parse(file_of("{}   ", 0)));
+  EXPECT_NO_THROW(parse_index(file_of("{}   ", 0)));
 }
 
 TEST(SafetensorsTest, TensorsThatLie) {
   const auto of = [](const std::string& entry, size_t data = 8) {
-    const std::string message = complaint(file_of("{\"w\":" + entry + "}", data));
+    const std::string message = index_complaint(file_of("{\"w\":" + entry + "}", data));
     EXPECT_THAT(message, HasSubstr("m.safetensors: tensor w"));
     return message;
   };
@@ -195,14 +197,16 @@ TEST(SafetensorsTest, TensorsFillTheFileOneAfterAnother) {
     return file_of("{\"a\":" + tensor("U8", "[4]", a) + ",\"b\":" + tensor("U8", "[4]", b) + "}",
                    data);
   };
-  EXPECT_NO_THROW(parse(two("[4,8]", "[0,4]", 8)));
-  EXPECT_THAT(complaint(two("[0,4]", "[3,7]", 7)), HasSubstr("tensor b: another tensor overlaps"));
-  EXPECT_THAT(complaint(two("[0,4]", "[0,4]", 4)), HasSubstr("overlaps"));
-  EXPECT_THAT(complaint(two("[0,4]", "[5,9]", 9)), HasSubstr("tensor b: there is a gap"));
-  EXPECT_THAT(complaint(two("[0,4]", "[4,8]", 9)), HasSubstr("1 bytes after the last tensor"));
-  EXPECT_THAT(complaint(file_of("{\"a\":" + tensor("U8", "[1]", "[0,1]") +
-                                    ",\"a\":" + tensor("U8", "[1]", "[1,2]") + "}",
-                                2)),
+  EXPECT_NO_THROW(parse_index(two("[4,8]", "[0,4]", 8)));
+  EXPECT_THAT(index_complaint(two("[0,4]", "[3,7]", 7)),
+              HasSubstr("tensor b: another tensor overlaps"));
+  EXPECT_THAT(index_complaint(two("[0,4]", "[0,4]", 4)), HasSubstr("overlaps"));
+  EXPECT_THAT(index_complaint(two("[0,4]", "[5,9]", 9)), HasSubstr("tensor b: there is a gap"));
+  EXPECT_THAT(index_complaint(two("[0,4]", "[4,8]", 9)),
+              HasSubstr("1 bytes after the last tensor"));
+  EXPECT_THAT(index_complaint(file_of("{\"a\":" + tensor("U8", "[1]", "[0,1]") +
+                                          ",\"a\":" + tensor("U8", "[1]", "[1,2]") + "}",
+                                      2)),
               HasSubstr("'a' stands twice"));
 }
 
@@ -212,8 +216,8 @@ TEST(SafetensorsTest, CutAnywhere) {
   write_sample(folder / "file");
   const std::string whole = test::read_file(folder / "file");
   for (size_t size = 0; size < whole.size(); ++size)
-    EXPECT_THROW(parse(whole.substr(0, size)), Error) << size;
-  EXPECT_THROW(parse(whole + "x"), Error);
+    EXPECT_THROW(parse_index(whole.substr(0, size)), Error) << size;
+  EXPECT_THROW(parse_index(whole + "x"), Error);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ std::string with_stage(const std::string& extra) {
          "}]}";
 }
 
-std::string complaint(const std::string& json) {
+std::string config_complaint(const std::string& json) {
   return test::error_of([&] { parse_config(json, "config.json"); });
 }
 
@@ -77,43 +77,45 @@ TEST(ConfigTest, DefaultsAndTheLeastThatIsNeeded) {
   EXPECT_EQ(config.stages[0].positions, Positions::learned);
   EXPECT_EQ(config.stages[0].attention, AttentionKind::softmax);
   EXPECT_THAT(to_json(config), Not(HasSubstr("cross_patch")));
-  EXPECT_THAT(complaint("{}"), HasSubstr("key 'stages' is missing"));
-  EXPECT_THAT(complaint(R"({"stages": [{"length": 1}]})"),
+  EXPECT_THAT(config_complaint("{}"), HasSubstr("key 'stages' is missing"));
+  EXPECT_THAT(config_complaint(R"({"stages": [{"length": 1}]})"),
               HasSubstr("key 'stages.0.dim' is missing"));
 }
 
 TEST(ConfigTest, UnknownKeysAndWrongTypes) {
-  EXPECT_THAT(complaint(R"({"stage": []})"),
+  EXPECT_THAT(config_complaint(R"({"stage": []})"),
               AllOf(StartsWith("config.json: unknown key 'stage'"), HasSubstr("vocab_size")));
-  EXPECT_THAT(complaint(with_stage(R"(, "dims": 3)")),
+  EXPECT_THAT(config_complaint(with_stage(R"(, "dims": 3)")),
               AllOf(HasSubstr("'stages.0.dims'"), HasSubstr("cross_patch")));
-  EXPECT_THAT(complaint("[]"), HasSubstr("the config must be an object, not []"));
-  EXPECT_THAT(complaint(R"({"stages": {}})"), HasSubstr("stages must be a list"));
-  EXPECT_THAT(complaint(R"({"stages": [3]})"), HasSubstr("stages.0 must be an object, not 3"));
-  EXPECT_THAT(complaint(with_stage(R"(, "cross_patch": 1.5)")),
+  EXPECT_THAT(config_complaint("[]"), HasSubstr("the config must be an object, not []"));
+  EXPECT_THAT(config_complaint(R"({"stages": {}})"), HasSubstr("stages must be a list"));
+  EXPECT_THAT(config_complaint(R"({"stages": [3]})"),
+              HasSubstr("stages.0 must be an object, not 3"));
+  EXPECT_THAT(config_complaint(with_stage(R"(, "cross_patch": 1.5)")),
               HasSubstr("stages.0.cross_patch must be a whole number, not 1.5"));
-  EXPECT_THAT(complaint(with_stage(R"(, "cross_patch": 9223372036854775808)")),
+  EXPECT_THAT(config_complaint(with_stage(R"(, "cross_patch": 9223372036854775808)")),
               HasSubstr("must be a whole number"));
-  EXPECT_THAT(complaint(with_stage(R"(, "cross_patch": 1e30)")), HasSubstr("whole number"));
-  EXPECT_THAT(complaint(with_stage(R"(, "positions": "sine")")),
+  EXPECT_THAT(config_complaint(with_stage(R"(, "cross_patch": 1e30)")), HasSubstr("whole number"));
+  EXPECT_THAT(config_complaint(with_stage(R"(, "positions": "sine")")),
               HasSubstr(R"(must be "none" or "learned" or "rotary", not "sine")"));
-  EXPECT_THAT(complaint(with_stage(R"(, "positions": 1)")), HasSubstr("not 1"));
-  EXPECT_THAT(complaint(R"({"tie_embeddings": 1, "stages": []})"), HasSubstr("true or false"));
-  EXPECT_THAT(complaint(R"({"norm_eps": "1", "stages": []})"),
+  EXPECT_THAT(config_complaint(with_stage(R"(, "positions": 1)")), HasSubstr("not 1"));
+  EXPECT_THAT(config_complaint(R"({"tie_embeddings": 1, "stages": []})"),
+              HasSubstr("true or false"));
+  EXPECT_THAT(config_complaint(R"({"norm_eps": "1", "stages": []})"),
               HasSubstr("norm_eps must be a number"));
-  EXPECT_THAT(complaint(R"({"patch_encoder": [3, null], "stages": []})"),
+  EXPECT_THAT(config_complaint(R"({"patch_encoder": [3, null], "stages": []})"),
               HasSubstr("patch_encoder.1 must be a whole number, not null"));
-  EXPECT_THAT(complaint("{\"stages\": NaN}"), HasSubstr("line 1, column 12"));
-  EXPECT_THAT(complaint(with_stage(R"(, "dim": 32)")), HasSubstr("'dim' stands twice"));
+  EXPECT_THAT(config_complaint("{\"stages\": NaN}"), HasSubstr("line 1, column 12"));
+  EXPECT_THAT(config_complaint(with_stage(R"(, "dim": 32)")), HasSubstr("'dim' stands twice"));
 }
 
 TEST(ConfigTest, FilesOfNewerPrograms) {
   std::string json = with_stage("");
   json.insert(1, R"("format_version": 1, )");
   EXPECT_NO_THROW(parse_config(json, "x"));
-  EXPECT_THAT(complaint(R"({"format_version": 2, "something": "new"})"),
+  EXPECT_THAT(config_complaint(R"({"format_version": 2, "something": "new"})"),
               AllOf(HasSubstr("newer megabyte"), HasSubstr("update")));
-  EXPECT_THAT(complaint(R"({"format_version": "2"})"), HasSubstr("format_version must be"));
+  EXPECT_THAT(config_complaint(R"({"format_version": "2"})"), HasSubstr("format_version must be"));
 }
 
 TEST(ConfigTest, Files) {

@@ -7,19 +7,13 @@
 
 #include "base/random.h"
 #include "support/configs.h"
+#include "support/models.h"
 
 namespace megabyte {
 namespace {
 
 using test::NamedConfig;
-
-std::vector<uint16_t> random_tokens(const Config& config, int64_t count, uint64_t seed) {
-  Random random(seed, 0);
-  std::vector<uint16_t> tokens(static_cast<size_t>(count));
-  for (uint16_t& t : tokens)
-    t = static_cast<uint16_t>(random.below(static_cast<uint64_t>(config.vocab_size)));
-  return tokens;
-}
+using test::random_tokens;
 
 // A model in double precision on the reference backend, with weights wide enough that every tensor
 // matters.

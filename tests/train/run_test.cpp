@@ -25,7 +25,7 @@ struct ShortRun {
     s.batch = 1;
     s.steps = 20;
     s.valid_every = 0;
-    s.valid_bytes = 20000;
+    s.valid_bytes = 3000;
     s.dtype = "f32";
   }
   // Of the run: its result, and the steps after which it validated.
