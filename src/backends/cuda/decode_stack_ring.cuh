@@ -6,11 +6,9 @@
 
 namespace megabyte::cuda::stack {
 
-// Slots of the ring on their way at most: enough to keep memory busy. More, and what the blocks
-// tell each other waits behind weights.
-inline constexpr int kOnTheirWay = 2;
-
-// Slots are filled and used one after another. G: Deal, and how many slots there are (kSlots).
+// Slots are filled and used one after another. G: Deal, how many slots there are (kSlots), and how
+// many are on their way at most (kOnTheirWay): enough to keep memory busy. More, and what the
+// blocks tell each other waits behind weights.
 template <class G>
 struct Ring {
   uint32_t full, empty;  // barriers of each slot
@@ -56,7 +54,7 @@ class Sender {
   __device__ void send(const void* from, int64_t from_pitch, int pitch, int bytes, int pieces) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     wait_for_arrivals(ring_.empty + 8 * ring_.slot, (ring_.turn & 1) ^ 1);
-    if (sent_++ >= kOnTheirWay) {
+    if (sent_++ >= G::kOnTheirWay) {
       wait_for_arrivals(behind_.full + 8 * behind_.slot, behind_.turn & 1);
       behind_.next();
     }

@@ -21,7 +21,7 @@ template <int D_, int kTiles_>
 struct RowsGeometry : Deal<D_> {
   using Deal<D_>::D, Deal<D_>::kSlice, Deal<D_>::kUp;
   static constexpr int kTiles = kTiles_, kRows = 8 * kTiles;
-  static constexpr int kSlots = D == 1024 ? 11 : 5;
+  static constexpr int kSlots = D == 1024 ? 11 : 5, kOnTheirWay = kTiles == 1 ? 2 : 1;
   static constexpr int kPairs = Deal<D_>::kHeads * kRows / kBlocks;  // of row and head, of a block
   // Shared memory after the ring: sums of a warp for each row of x (4 unused floats keep the banks
   // apart), the norm's weight and bias, statistics.
