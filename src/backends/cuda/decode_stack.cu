@@ -10,38 +10,58 @@ namespace {
 
 using namespace stack;
 
-// W: what the computing warps do.
-template <class W, class G, bool kLong>
-__device__ void run_stack(const Call& call, void (*send)(const Call&, Sender<G>)) {
+// After the computing warps, the one that sends for weights. With several rows a whole warpgroup
+// helps, which leaves the computing ones its registers, and its second warp sweeps.
+template <class G>
+inline constexpr int kHelpers = G::kRows == 1 ? 32 : 128;
+
+template <int kRegisters>
+__device__ void take_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+template <int kRegisters>
+__device__ void give_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#endif
+}
+
+template <class G, bool kLong>
+__global__ void __launch_bounds__(kThreads + kHelpers<G>, 1)
+    stack_kernel(const __grid_constant__ Call call) {
+#if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 memory[];
   start_next();
   char* ring_memory = reinterpret_cast<char*>(memory);
   const Ring<G> ring(ring_memory, ring_memory + G::kShared - 16 * G::kSlots);
   if (threadIdx.x == 0) ring.init();
   __syncthreads();
-  if (threadIdx.x >= kThreads) {
-    send(call, Sender<G>(ring));
+  char* rest = ring_memory + G::kSlots * G::kSlotBytes;
+  if constexpr (G::kRows == 1) {
+    if (threadIdx.x >= kThreads) {
+      send_weights<G, kLong>(call, Sender<G>(ring));
+    } else {
+      wait_for_previous();
+      Row<G>(call, ring, rest).template run<kLong>();
+    }
+  } else if (const int helper = static_cast<int>(threadIdx.x) / 32 - kWarps; helper >= 0) {
+    give_registers<72>();
+    if (helper == 0) send_weights_of_rows<G, kLong>(call, Sender<G>(ring));
+    if (helper == 1) sweep<G>(call);
   } else {
+    take_registers<216>();
     wait_for_previous();
-    W(call, ring, ring_memory + G::kSlots * G::kSlotBytes).template run<kLong>();
+    Rows<G>(call, ring, rest).template run<kLong>();
   }
-}
-
-template <class G, bool kLong>
-__global__ void __launch_bounds__(kThreads + 32, 1)
-    stack_kernel(const __grid_constant__ Call call) {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (G::kRows == 1)
-    run_stack<Row<G>, G, kLong>(call, send_weights<G, kLong>);
-  else
-    run_stack<Rows<G>, G, kLong>(call, send_weights_of_rows<G, kLong>);
 #endif
 }
 
 template <class G, bool kLong>
 void launch(Context& context, const Call& call) {
-  launch_overlapped<stack_kernel<G, kLong>>(context, "decode stack", dim3(kBlocks), kThreads + 32,
-                                            G::kShared, call);
+  launch_overlapped<stack_kernel<G, kLong>>(context, "decode stack", dim3(kBlocks),
+                                            kThreads + kHelpers<G>, G::kShared, call);
 }
 
 // The exchange keeps what the last blocks of a stage told each other, in the layout of G.

@@ -114,10 +114,10 @@ __device__ inline uint2 values_early(const bf16* p) {
 }
 
 // Named barriers of the computing warps: all wait, or the first waits for the others.
-inline constexpr int kAll = 1, kEven = 2, kOdd = 3, kParts = 4;
-template <int kBarrier>
+inline constexpr int kAll = 1, kEven = 2, kOdd = 3, kParts = 4, kWithSweeper = 2;
+template <int kBarrier, int kCount = kThreads>
 __device__ void wait_for_warps() {
-  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kCount) : "memory");
 }
 template <int kBarrier>
 __device__ void tell_first_warp() {

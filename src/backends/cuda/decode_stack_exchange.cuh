@@ -53,6 +53,8 @@ __device__ void await(const At& at, uint32_t tag, uint2 (&data)[N]) {
 // are all ones until they are there, a NaN that no arithmetic makes. Their block clears them once
 // all have read them. Of a unit each half may come first.
 
+inline constexpr uint4 kAbsent{~0U, ~0U, ~0U, ~0U};
+
 __device__ inline uint4 read_unit(const uint4* at) {
   const ulonglong2 v = read_units(reinterpret_cast<const uint64_t*>(at));
   return reinterpret_cast<const uint4&>(v);
@@ -71,5 +73,13 @@ __device__ inline void write_part(float* at, float v) {
 }
 __device__ inline bool is_there(uint32_t word) { return word != ~0U; }
 __device__ inline bool is_there(uint4 unit) { return is_there(unit.x) && is_there(unit.z); }
+// Reads it unless it is there already.
+__device__ inline void read_unit_again(uint4& unit, const uint4* at) {
+  auto& v = reinterpret_cast<ulonglong2&>(unit);
+  asm volatile(
+      "{ .reg .pred p; setp.eq.u32 p, %2, 0; @p ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%3]; }"
+      : "+l"(v.x), "+l"(v.y)
+      : "r"(static_cast<int>(is_there(unit))), "l"(at));
+}
 
 }  // namespace megabyte::cuda::stack

@@ -6,11 +6,9 @@
 
 namespace megabyte::cuda::stack {
 
-// Slots of the ring on their way at most: enough to keep memory busy. More, and what the blocks
-// tell each other waits behind weights.
-inline constexpr int kOnTheirWay = 2;
-
-// Slots are filled and used one after another. G: Deal, and how many slots there are (kSlots).
+// Slots are filled and used one after another. G: Deal, how many slots there are (kSlots), and how
+// many are on their way at most (kOnTheirWay): enough to keep memory busy. More, and what the
+// blocks tell each other waits behind weights.
 template <class G>
 struct Ring {
   uint32_t full, empty;  // barriers of each slot
@@ -56,7 +54,7 @@ class Sender {
   __device__ void send(const void* from, int64_t from_pitch, int pitch, int bytes, int pieces) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     wait_for_arrivals(ring_.empty + 8 * ring_.slot, (ring_.turn & 1) ^ 1);
-    if (sent_++ >= kOnTheirWay) {
+    if (sent_++ >= G::kOnTheirWay) {
       wait_for_arrivals(behind_.full + 8 * behind_.slot, behind_.turn & 1);
       behind_.next();
     }
@@ -72,12 +70,16 @@ class Sender {
   __device__ void send_rows(const bf16* first, int64_t pitch, int slots) {
     for (int i = 0; i < slots; ++i) send(first + i * 8 * pitch, 2 * pitch, G::kPitch, 2 * G::D, 8);
   }
-  // Keys and values in turn.
-  __device__ void send_cache(const bf16* keys, const bf16* values, int count) {
-    for (int i = 0; i < count; i += G::kKeys) {
-      const int bytes = min(count - i, G::kKeys) * kHead * 2;
-      send(keys + int64_t{i} * kHead, 0, 0, bytes, 1);
-      send(values + int64_t{i} * kHead, 0, 0, bytes, 1);
+  // `count` keys and values in turn, of `heads` heads that are `pitch` elements apart: of a slot
+  // each has a part of kMost.
+  template <int kMost = 1>
+  __device__ void send_cache(const bf16* keys, const bf16* values, int count, int64_t pitch = 0,
+                             int heads = 1) {
+    constexpr int kKeys = G::kKeys / kMost;
+    for (int i = 0; i < count; i += kKeys) {
+      const int bytes = min(count - i, kKeys) * kHead * 2;
+      send(keys + int64_t{i} * kHead, 2 * pitch, kKeys * kHead * 2, bytes, heads);
+      send(values + int64_t{i} * kHead, 2 * pitch, kKeys * kHead * 2, bytes, heads);
     }
   }
 

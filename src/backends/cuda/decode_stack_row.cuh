@@ -17,7 +17,7 @@ struct RowGeometry : Deal<D_> {
   using Deal<D_>::D, Deal<D_>::kSlice;
   static constexpr int kRows = 1;
   static constexpr int kPacks = kSlice / 128;  // of 4 elements of a lane
-  static constexpr int kSlots = D == 1024 ? 11 : 6;
+  static constexpr int kSlots = D == 1024 ? 11 : 6, kOnTheirWay = 2;
   static constexpr int kSplits = kBlocks / Deal<D_>::kHeads;
   // Shared memory after the ring.
   static constexpr int kPieceBytes = std::max(2 * kSlice, 3 * 2 * kHead);

@@ -2,7 +2,7 @@
 // a key, 8 elements each.
 #pragma once
 
-#include "backends/cuda/decode_stack_rows.cuh"
+#include "backends/cuda/decode_stack_rows_compute.cuh"
 
 namespace megabyte::cuda::stack {
 
@@ -44,7 +44,7 @@ __device__ void Rows<G>::keep(const Layer& w, Pair<G> pair, const uint4 (&qkv)[3
 // A short window: a warp for each pair.
 template <class G>
 __device__ void Rows<G>::attend(const Layer& w, const Window& window) {
-  static_assert(G::kPairs <= kWarps && kShortWindow == 8);
+  static_assert(kWarps % G::kPairs == 0 && kShortWindow == 8);
   const Pair<G> pair(warp_);
   uint4 answer{};
   if (warp_ < G::kPairs && pair.row < call_.batch) {
@@ -80,27 +80,26 @@ __device__ void Rows<G>::attend(const Layer& w, const Window& window) {
     for (float& sum : sums) sum = groups_sum(sum) * factor;
     answer = pack8(sums);
   }
-  wait_for_warps<kAll>();  // what the block cleared is clear
-  if (warp_ < G::kPairs && lane_ < 8) write_unit(units_ + attended_at(pair) + lane_, answer);
+  if (warp_ < G::kPairs && lane_ < 8) write_unit(units_ + pair.attended() + lane_, answer);
 }
 
-// A long window: all warps share each pair's keys, which come through the ring.
+// A long window: kShares warps for each pair, whose keys come through the ring.
 template <class G>
 __device__ void Rows<G>::attend(const Layer& w) {
-  static_assert(G::kPairs <= kWarps);
-  const int group = warp_ * 4 + lane_ / 8;  // has key `group` of 32, and so on
-  wait_for_warps<kAll>();                   // the sums' memory is free
-#pragma unroll 1
-  for (int p = 0; p < G::kPairs; ++p) {
-    const Pair<G> pair(p);
-    if (pair.row >= call_.batch) break;
+  constexpr int kShares = kWarps / G::kPairs, kKeys = G::kKeys / G::kPairs;
+  constexpr int kAtOnce = 4 * kShares, kMine = kKeys / kAtOnce;
+  const Pair<G> pair(warp_ / kShares);
+  const int share = warp_ % kShares;
+  const int group = share * 4 + lane_ / 8;  // has key `group` of kAtOnce, and so on
+  const bool there = pair.row < call_.batch;
+  float q[8], top = -INFINITY, total = 0, sums[8] = {};
+  if (there) {
     uint4 qkv[3];
     await_qkv(pair, qkv);
-    float q[8], top = -INFINITY, total = 0, sums[8] = {};
     unpack8(qkv[0], q);
 #pragma unroll
     for (float& x : q) x *= kScoreScale;
-    if (warp_ == 0) {
+    if (share == 0) {
       keep(w, pair, qkv);
       float k[8];
       unpack8(qkv[1], k);
@@ -112,83 +111,94 @@ __device__ void Rows<G>::attend(const Layer& w) {
       }
     }
     __syncwarp();
-    for (int first = 0; first < call_.position; first += G::kKeys) {
-      const int count = call_.position - first;
-      constexpr int kMine = G::kKeys / (4 * kWarps);
-      ring_.wait(0);
-      const auto* from = reinterpret_cast<const uint4*>(ring_.memory(0)) + threadIdx.x;
-      float scores[kMine], largest = top;
+  }
+  const int mine = warp_ / kShares * kKeys * 8 + share * 32 + lane_;
+  for (int first = 0; first < call_.position && pairs_of_block<G>(call_.batch) > 0;
+       first += kKeys) {
+    const int count = call_.position - first;
+    float scores[kMine], largest = top;
+    ring_.wait(0);
+    if (there) {
+      const auto* from = reinterpret_cast<const uint4*>(ring_.memory(0)) + mine;
 #pragma unroll
       for (int n = 0; n < kMine; ++n) {
         float k[8];
-        unpack8(from[n * kThreads], k);
+        unpack8(from[n * 8 * kAtOnce], k);
         scores[n] = eight_sum(dot(q, k));
-        if (n * 4 * kWarps + group >= count) scores[n] = -INFINITY;
+        if (n * kAtOnce + group >= count) scores[n] = -INFINITY;
         largest = fmaxf(largest, scores[n]);
       }
-      __syncwarp();
-      ring_.release();
-      const float fade = largest == -INFINITY ? 1 : power_of_two(top - largest);
-      top = largest;
-      total *= fade;
+    }
+    __syncwarp();
+    ring_.release();
+    const float fade = largest == -INFINITY ? 1 : power_of_two(top - largest);
+    top = largest;
+    total *= fade;
 #pragma unroll
-      for (float& sum : sums) sum *= fade;
-      ring_.wait(0);
-      from = reinterpret_cast<const uint4*>(ring_.memory(0)) + threadIdx.x;
+    for (float& sum : sums) sum *= fade;
+    ring_.wait(0);
+    if (there) {
+      const auto* from = reinterpret_cast<const uint4*>(ring_.memory(0)) + mine;
 #pragma unroll
       for (int n = 0; n < kMine; ++n) {
-        if (n * 4 * kWarps + group >= count) break;
+        if (n * kAtOnce + group >= count) break;
         float v[8];
-        unpack8(from[n * kThreads], v);
+        unpack8(from[n * 8 * kAtOnce], v);
         const float weight = power_of_two(scores[n] - top);
         total += weight;
 #pragma unroll
         for (int e = 0; e < 8; ++e) sums[e] = fmaf(weight, v[e], sums[e]);
       }
-      __syncwarp();
-      ring_.release();
     }
-    // The four groups of the warp; then, below, the warps.
+    __syncwarp();
+    ring_.release();
+  }
+  // The four groups of the warp; then the warps of the pair.
+  {
     float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
     largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
     const float fade = largest == -INFINITY ? 0 : power_of_two(top - largest);
     total = groups_sum(total * fade);
 #pragma unroll
     for (float& sum : sums) sum = groups_sum(sum * fade);
-    float* answer = sums_ + (p * kWarps + warp_) * G::kAnswer;
-    if (lane_ < 8) {
+    top = largest;
+  }
+  wait_for_warps<kAll>();  // the sums' memory is free
+  float* answer = sums_ + warp_ * G::kAnswer;
+  if (lane_ < 8) {
 #pragma unroll
-      for (int e = 0; e < 8; e += 4)
-        *reinterpret_cast<float4*>(answer + 8 * lane_ + e) =
-            float4{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]};
-      if (lane_ == 0) *reinterpret_cast<float2*>(answer + kHead) = {largest, total};
-    }
+    for (int e = 0; e < 8; e += 4)
+      *reinterpret_cast<float4*>(answer + 8 * lane_ + e) =
+          float4{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]};
+    if (lane_ == 0) *reinterpret_cast<float2*>(answer + kHead) = {top, total};
   }
   wait_for_warps<kAll>();
-  if (warp_ >= G::kPairs || lane_ >= 8) return;
-  const Pair<G> pair(warp_);
-  float sums[8] = {}, all = 0, top = -INFINITY;
-  if (pair.row < call_.batch) {
-    const float* answers = sums_ + warp_ * kWarps * G::kAnswer;
-    float2 stats[kWarps];
+  if (share != 0 || lane_ >= 8) return;
+  uint4 attended{};
+  if (there) {
+    float all = 0, most = -INFINITY;
+    float2 stats[kShares];
 #pragma unroll
-    for (int i = 0; i < kWarps; ++i) {
-      stats[i] = *reinterpret_cast<const float2*>(answers + i * G::kAnswer + kHead);
-      top = fmaxf(top, stats[i].x);
+    for (int i = 0; i < kShares; ++i) {
+      stats[i] = *reinterpret_cast<const float2*>(answer + i * G::kAnswer + kHead);
+      most = fmaxf(most, stats[i].x);
     }
 #pragma unroll
-    for (int i = 0; i < kWarps; ++i) {
-      const float factor = power_of_two(stats[i].x - top);  // there is a newest key
+    for (float& sum : sums) sum = 0;
+#pragma unroll
+    for (int i = 0; i < kShares; ++i) {
+      const float factor = power_of_two(stats[i].x - most);  // there is a newest key
       all = fmaf(factor, stats[i].y, all);
 #pragma unroll
       for (int e = 0; e < 8; ++e)
-        sums[e] = fmaf(factor, answers[i * G::kAnswer + 8 * lane_ + e], sums[e]);
+        sums[e] = fmaf(factor, answer[i * G::kAnswer + 8 * lane_ + e], sums[e]);
     }
     const float factor = 1 / all;
 #pragma unroll
     for (float& sum : sums) sum *= factor;
+    attended = pack8(sums);
   }
-  write_unit(units_ + attended_at(pair) + lane_, pack8(sums));
+  write_unit(units_ + pair.attended() + lane_, attended);
 }
 
 }  // namespace megabyte::cuda::stack
