@@ -59,6 +59,7 @@ std::vector<Preset> make_presets() {
       stage(128, 256, 3, 4, learned), stage(8, 128, 2, 4, Positions::rotary), 1, 3e-3);
   // In so little time many small steps, from larger initial values, reach the fewest bits per byte.
   quickstart.init_stddev = 0.06;
+  quickstart.short_length = 128;
   quickstart.config.stages[1].cross_patch = 24;
   quickstart.config.stages[1].encoder_layers = 1;
   all.push_back(quickstart);

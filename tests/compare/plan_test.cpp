@@ -40,6 +40,18 @@ TEST(Plan, EveryShippedPlanIsWhole) {
   }
 }
 
+// A preset's short windows are of its own context.
+TEST(Plan, AConfigHasNoShortWindowsButItsOwn) {
+  const Plan plan = parse(R"({"title": "t", "entries": [
+      {"name": "preset", "preset": "quickstart"},
+      {"name": "config", "config": {"stages": [{"length": 300, "dim": 32, "layers": 1, "heads": 2,
+                                                "ffn": 64, "positions": "rotary"}]}},
+      {"name": "own", "preset": "quickstart", "training": {"short-length": 64}}]})");
+  EXPECT_EQ(plan.entries[0].settings.short_length, 128);
+  EXPECT_EQ(plan.entries[1].settings.short_length, 0);
+  EXPECT_EQ(plan.entries[2].settings.short_length, 64);
+}
+
 TEST(Plan, EntriesInheritModelTrainingAndScoring) {
   const Plan plan = parse(R"({"title": "t", "preset": "tiny", "set": ["stages.0.layers=2"],
     "training": {"lr": 0.5, "warmup": 7}, "scoring": {"methods": ["basic", "strided"], "bytes": 99},
