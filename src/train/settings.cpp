@@ -56,7 +56,10 @@ TrainSettings parse_train_settings(const std::string& text, const std::string& w
     try {
       json.at(name).get_to(settings.*member);
     } catch (const nlohmann::json::exception&) {
-      fail("{}: the setting '{}' is missing or wrong: the checkpoint is damaged", where, name);
+      fail(
+          "{}: the setting '{}' is missing or wrong: the checkpoint is damaged, or of another "
+          "version",
+          where, name);
     }
   });
   return settings;
