@@ -231,8 +231,7 @@ TrainingState TrainOptions::new_run() const {
   const Preset& chosen = find_preset(preset.empty() ? "quickstart" : preset);
   TrainingState state;
   state.config = config.empty() ? chosen.config : load_config(config);
-  state.settings = settings_of(chosen);
-  if (!config.empty() || !from.empty()) state.settings.short_length = 0;  // of the preset's context
+  state.settings = settings_of(chosen, config.empty() && from.empty());
   if (!from.empty()) {
     for (const char* name : {"init", "init-stddev"})
       if (given_names.contains(name))

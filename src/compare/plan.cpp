@@ -224,8 +224,7 @@ class PlanReader {
     entry.config = base.has("config")
                        ? parse_config(base.at("config").dump(), base.where() + ": config")
                        : preset->config;
-    entry.settings = settings_of(*preset);
-    if (base.has("config")) entry.settings.short_length = 0;  // of the preset's context
+    entry.settings = settings_of(*preset, !base.has("config"));
     if (plan.has("training"))
       read_training(plan.at("training"), plan.where() + ": training", entry.settings);
     if (object.has("training"))

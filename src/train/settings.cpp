@@ -28,10 +28,10 @@ std::vector<InitialScale> TrainSettings::initial_scales() const {
   return scales;
 }
 
-TrainSettings settings_of(const Preset& preset) {
+TrainSettings settings_of(const Preset& preset, bool own_model) {
   TrainSettings settings;
   settings.batch = preset.batch;
-  settings.short_length = preset.short_length;
+  if (own_model) settings.short_length = preset.short_length;
   settings.lr = preset.learning_rate;
   settings.warmup = preset.warmup_steps;
   settings.warmup_limit = 0.1;
@@ -105,7 +105,7 @@ double training_flops_per_byte(const Config& config, const TrainSettings& settin
   };
   const int64_t context = config.context(), first = settings.window(context, 0);
   const double part = first < context ? settings.short_part : 0;
-  return part * (part > 0 ? at(first) : 0) + (1 - part) * at(context);
+  return part * at(first) + (1 - part) * at(context);
 }
 
 }  // namespace megabyte

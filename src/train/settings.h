@@ -108,8 +108,8 @@ void for_each_setting(Visit&& visit) {
 }
 
 // How a preset is trained unless told otherwise; without a budget, and with warm-up for at most a
-// tenth of the run.
-TrainSettings settings_of(const Preset& preset);
+// tenth of the run. A model that is not its own has no short windows: they are of its context.
+TrainSettings settings_of(const Preset& preset, bool own_model = true);
 
 std::string to_json(const TrainSettings& settings);
 // Error that names `where` and the key if the text is not what to_json() writes.
