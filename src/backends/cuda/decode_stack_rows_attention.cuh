@@ -21,12 +21,6 @@ __device__ void Rows<G>::load_window(const Layer& w, Window& window) const {
   }
 }
 
-// Over the eight lanes of a group, all of a warp's at once.
-__device__ inline float octet_sum(float x) {
-  x = quad_sum(x);
-  return x + __shfl_xor_sync(~0U, x, 4);
-}
-
 // The lane's elements of q, k and v.
 template <class G>
 __device__ void Rows<G>::await_qkv(Pair<G> pair, uint4 (&qkv)[3]) const {
@@ -166,25 +160,10 @@ __device__ void Rows<G>::attend(const Layer& w) {
     __syncwarp();
     ring_.release();
   }
-  // The four groups of the warp; then the warps of the pair.
-  {
-    float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
-    largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
-    const float fade = largest == -INFINITY ? 0 : power_of_two(top - largest);
-    total = groups_sum(total * fade);
-#pragma unroll
-    for (float& sum : sums) sum = groups_sum(sum * fade);
-    top = largest;
-  }
+  merge_groups(top, total, sums);
   wait_for_warps<kAll>();  // the sums' memory is free
   float* answer = sums_ + warp_ * G::kAnswer;
-  if (lane_ < 8) {
-#pragma unroll
-    for (int e = 0; e < 8; e += 4)
-      *reinterpret_cast<float4*>(answer + 8 * lane_ + e) =
-          float4{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]};
-    if (lane_ == 0) *reinterpret_cast<float2*>(answer + kHead) = {top, total};
-  }
+  store_answer(answer, top, total, sums);
   wait_for_warps<kAll>();
   if (share != 0 || lane_ >= 8) return;
   uint4 attended{};
