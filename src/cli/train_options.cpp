@@ -160,8 +160,11 @@ void TrainOptions::add_to(CLI::App& command) {
       ->capture_default_str()
       ->group(group);
   command
-      .add_option("--dropout", s.dropout,
-                  "rate of dropout on residual branches (default: the preset's)")
+      .add_option(
+          "--dropout", s.dropout,
+          "rate of dropout on residual branches: one of all stages, or one of each, coarsest "
+          "first, for example 0.1,0 (default: the preset's)")
+      ->delimiter(',')
       ->group(group);
   command.add_option("--seed", s.seed, "of initial weights, order of data and dropout")
       ->capture_default_str()

@@ -86,6 +86,9 @@ void read_setting(const Object& object, const char* key, T& out) {
       object.wrong(key, "a whole number");
   } else if constexpr (std::is_floating_point_v<T>) {
     if (!value.is_number()) object.wrong(key, "a number");
+  } else if constexpr (std::is_same_v<T, std::vector<double>>) {
+    if (value.is_number()) return void(out = {value.get<double>()});
+    if (!value.is_array()) object.wrong(key, "a number or a list of them");
   } else {
     if (!value.is_array()) object.wrong(key, "a list");
   }

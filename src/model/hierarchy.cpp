@@ -66,9 +66,11 @@ Hierarchy::Hierarchy(const Config& config, Backend& backend, std::shared_ptr<Par
   for (int s = 0; s < config.stage_count(); ++s)
     weights_.push_back(bind_stage(*parameters_, config, s));
   head_ = config.tie_embeddings ? weights_.back().embed : (*parameters_)["head.weight"];
-  total_buffer_ = backend.allocate(sizeof(double));
-  total_ = {total_buffer_.data(), DType::f64, {1}};
-  backend.zero(total_);
+  numbers_buffer_ = backend.allocate(2 * sizeof(double));
+  const Tensor numbers{numbers_buffer_.data(), DType::f64, {2}};
+  total_ = numbers.slice(0, 1);
+  draw_ = numbers.slice(1, 1);
+  backend.zero(numbers);
 }
 
 Hierarchy::~Hierarchy() = default;
@@ -110,11 +112,6 @@ void Hierarchy::prepare(const BatchPlan& plan) {
 
 namespace {
 
-// The dropout streams of a stage within one step.
-Dropout stage_dropout(const Dropout& step, size_t stage) {
-  return {step.rate, step.seed, (step.stream << 24) | (static_cast<uint64_t>(stage) << 16)};
-}
-
 // A parent's output (M, D_parent) as the slices that its child's positions take.
 Tensor slices(const Tensor& parent_out, const StageShape& child) {
   return parent_out.view({child.positions(), child.parent_slice});
@@ -130,7 +127,12 @@ void Hierarchy::load(const uint16_t* tokens) {
   backend_.from_host(a.tokens, a.staging.data());
 }
 
-void Hierarchy::forward(const Dropout& dropout) {
+void Hierarchy::draw(uint64_t number) {
+  const auto exactly = static_cast<double>(number);
+  backend_.from_host(draw_, &exactly);
+}
+
+void Hierarchy::forward(const StageDropout& dropout) {
   const Activations& a = *activations_;
   dropout_ = dropout;
   if (a.logit_rows != a.padded)
@@ -150,8 +152,16 @@ void Hierarchy::forward(const Dropout& dropout) {
 }
 
 StageRun Hierarchy::run(size_t s) const {
-  return {backend_, activations_->shapes[s], weights_[s], activations_->stages[s],
-          stage_dropout(dropout_, s)};
+  const std::vector<double>& rates = dropout_.rates;
+  const size_t i = rates.size() == 1 ? 0 : s;
+  return {backend_,
+          activations_->shapes[s],
+          weights_[s],
+          activations_->stages[s],
+          {.rate = i < rates.size() ? static_cast<float>(rates[i]) : 0,
+           .seed = dropout_.seed,
+           .stream = static_cast<uint64_t>(s) << 16,
+           .draw = draw_}};
 }
 
 void Hierarchy::loss(double scale) {

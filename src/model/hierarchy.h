@@ -15,6 +15,13 @@
 
 namespace megabyte {
 
+// Dropout of each stage's residual branches.
+struct StageDropout {
+  // Coarsest stage first; one is of all stages, and stages beyond the end of more have none.
+  std::vector<double> rates;
+  uint64_t seed = 0;
+};
+
 class Hierarchy {
  public:
   Hierarchy(const Config& config, Backend& backend, DType compute, bool trainable);
@@ -43,8 +50,9 @@ class Hierarchy {
 
   // The batch of the next forward(): tokens of the host, (B, L) as planned.
   void load(const uint16_t* tokens);
-  // Dropout's seed and stream identify the step; rate 0 turns it off.
-  void forward(const Dropout& dropout = {});
+  // Dropout's masks of the next forward() and backward() follow from its seed and this number.
+  void draw(uint64_t number);
+  void forward(const StageDropout& dropout = {});
 
   // (B, rows_length, V) master dtype; of each row only the first predicted(L) positions count: the
   // batch is padded to whole patches.
@@ -70,10 +78,10 @@ class Hierarchy {
   std::shared_ptr<Parameters> parameters_;
   std::vector<StageWeights> weights_;
   Weight head_;
-  Buffer total_buffer_;
-  Tensor total_;
+  Buffer numbers_buffer_;
+  Tensor total_, draw_;
   BatchPlan plan_;
-  Dropout dropout_;  // of the last forward(), for its backward()
+  StageDropout dropout_;  // of the last forward(), for its backward()
   Buffer buffer_;
   std::unique_ptr<Activations> activations_;
 };

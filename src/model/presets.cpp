@@ -45,7 +45,7 @@ Preset paper(const std::string& name, const std::string& description,
       .learning_rate = 2e-4,
       .warmup_steps = 500,
       .init_stddev = 0.006,
-      .dropout = 0.1};
+      .dropout = {0.1}};
   preset.batch = std::max<int64_t>(1, kPaperStepBytes / preset.config.context());
   return preset;
 }

@@ -18,8 +18,8 @@ struct Preset {
   int64_t warmup_steps;
   double init_stddev = 0.02;
   std::vector<std::string> init = {};  // other deviations, "from_parent=0.002"
-  double dropout = 0;
-  std::vector<double> stage_lr = {};  // factors of learning_rate, coarsest stage first
+  std::vector<double> dropout = {};    // rates (StageDropout)
+  std::vector<double> stage_lr = {};   // factors of learning_rate, coarsest stage first
   double weight_decay = 0.1;
   int64_t short_length = 0;  // windows of a run's first part (TrainSettings); 0: the context
 };

@@ -49,12 +49,15 @@ struct PlaceShape {
   bool shift;
 };
 
-// Dropout on a residual branch: element i of the call is dropped when philox(seed, stream, i / 4)
-// says so, so backward and recomputation draw the same mask.
+// Dropout on a residual branch: element i of the call is dropped when philox(seed, 2^24 draw +
+// stream, i / 4) says so, so backward and recomputation draw the same mask. `draw`, (1) f64, a
+// whole number (0 where there is none), is read when the operation runs: what is recorded draws
+// anew.
 struct Dropout {
   float rate = 0;
   uint64_t seed = 0;
-  uint64_t stream = 0;
+  uint64_t stream = 0;  // below 2^24
+  Tensor draw;
 };
 
 // Causal attention within sequences of `length` positions. Of each sequence only the last `queries`

@@ -87,7 +87,8 @@ void validate(const TrainSettings& s) {
   require(s.beta2 >= 0 && s.beta2 < 1, "--beta2 must be in [0, 1)");
   require(s.eps > 0, "--eps must be above 0");
   require(s.clip >= 0, "--clip must not be negative (0 turns clipping off)");
-  require(s.dropout >= 0 && s.dropout < 1, "--dropout must be in [0, 1)");
+  require(std::all_of(s.dropout.begin(), s.dropout.end(), [](double x) { return x >= 0 && x < 1; }),
+          "--dropout must be in [0, 1)");
   for (const std::string& scale : s.init) parse_initial_scale(scale);
   require(s.init_stddev > 0, "--init-stddev must be above 0");
   require((s.steps > 0) + (s.bytes > 0) + (s.minutes > 0) == 1,

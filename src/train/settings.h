@@ -33,8 +33,8 @@ struct TrainSettings {
   int64_t warmup = 100;
   double warmup_limit = 1;
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.98, eps = 1e-8;
-  double clip = 1;  // of the gradient's norm; 0: off
-  double dropout = 0;
+  double clip = 1;              // of the gradient's norm; 0: off
+  std::vector<double> dropout;  // rates, of the residual branches of each stage (StageDropout)
   uint64_t seed = 1;
   double init_stddev = 0.02;
   std::vector<std::string> init;  // TENSOR=STDDEV: other deviations (InitialScale)

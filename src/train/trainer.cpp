@@ -32,15 +32,13 @@ void Trainer::use_windows(int64_t length) {
   batch_has_run_ = false;
 }
 
-void Trainer::run_batch(const Dropout& dropout) {
+void Trainer::run_batch() {
   const auto work = [&] {
-    model_.forward(dropout);
+    model_.forward({settings_.dropout, settings_.seed});
     model_.loss(loss_scale());
     model_.backward();
   };
-  // A mask differs from step to step.
-  if (batch_has_run_ && !recording_ && dropout.rate == 0)
-    recording_ = model_.backend().record(work);
+  if (batch_has_run_ && !recording_) recording_ = model_.backend().record(work);
   if (recording_) return recording_->replay();
   work();
   batch_has_run_ = true;
@@ -55,9 +53,8 @@ void Trainer::start(const uint16_t* tokens, int64_t step, double lr) {
   const int64_t parts = rows() / plan_.batch;
   for (int64_t part = 0; part < parts; ++part) {
     model_.load(tokens + part * plan_.batch * plan_.length);
-    run_batch({.rate = static_cast<float>(settings_.dropout),
-               .seed = settings_.seed,
-               .stream = static_cast<uint64_t>(step * parts + part)});
+    if (!settings_.dropout.empty()) model_.draw(static_cast<uint64_t>(step * parts + part));
+    run_batch();
   }
   optimizer_.update({.lr = lr,
                      .beta1 = settings_.beta1,

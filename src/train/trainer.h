@@ -53,7 +53,7 @@ class Trainer {
     std::function<void()> wait_for_loss, wait_for_norm;
   };
   // Forward, loss and backward of the loaded batch: recorded once and replayed where that can be.
-  void run_batch(const Dropout& dropout);
+  void run_batch();
   int64_t rows() const {  // windows of a step
     return settings_.rows() * (model_.config().context() / plan_.length);
   }

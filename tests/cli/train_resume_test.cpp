@@ -44,9 +44,9 @@ TEST(TrainResume, OnSeveralThreads) {
   expect_same_tensors(folder / "parts/training.safetensors", folder / "whole/training.safetensors");
 }
 
-const std::vector<std::string> kRun{"--steps",       "200", "--save-every",   "20",
-                                    "--valid-every", "50",  "--valid-bytes",  "512",
-                                    "--dropout",     "0.1", "--short-length", "16"};
+const std::vector<std::string> kRun{"--steps",       "200",     "--save-every",   "20",
+                                    "--valid-every", "50",      "--valid-bytes",  "512",
+                                    "--dropout",     "0.1,0.2", "--short-length", "16"};
 
 TEST(TrainResume, ContinuesFromACheckpointToTheBit) {
   const TrainFolder folder;

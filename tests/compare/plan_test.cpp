@@ -114,6 +114,8 @@ TEST(Plan, ErrorsNameThePlaceAndTheKey) {
               HasSubstr("'set' must be a list of texts"));
   EXPECT_THAT(error_of(entry(R"("preset": "tiny", "training": {"lr": "fast"})")),
               HasSubstr("entry 'x': training: 'lr' must be a number"));
+  EXPECT_THAT(error_of(entry(R"("preset": "tiny", "training": {"dropout": "some"})")),
+              HasSubstr("'dropout' must be a number or a list of them"));
   EXPECT_THAT(error_of(entry(R"("preset": "tiny", "training": {"batch": 1.5})")),
               HasSubstr("'batch' must be a whole number"));
   EXPECT_THAT(error_of(entry(R"("preset": "tiny", "training": {"steps": 3})")),

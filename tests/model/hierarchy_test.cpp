@@ -29,11 +29,12 @@ struct Oracle {
       values[i] += 0.1 * random.normal();
   }
   double loss_and_gradient(const std::vector<uint16_t>& tokens, const BatchPlan& plan,
-                           const Dropout& dropout = {}) {
+                           const StageDropout& dropout = {}, uint64_t draw = 0) {
     model.prepare(plan);
     backend->zero(model.total());
     if (plan.training) backend->zero(model.parameters().gradients());
     model.load(tokens.data());
+    model.draw(draw);
     model.forward(dropout);
     model.loss(1.0);
     if (plan.training) model.backward();
@@ -67,8 +68,8 @@ TEST_P(HierarchyTest, GradientIsTheSlopeOfTheLoss) {
   Oracle oracle(config());
   const BatchPlan plan{.batch = 2, .length = config().context() - 1, .training = true};
   const std::vector<uint16_t> tokens = random_tokens(config(), plan.batch * plan.length, 1);
-  const Dropout dropout{.rate = 0.2f, .seed = 5, .stream = 3};
-  oracle.loss_and_gradient(tokens, plan, dropout);
+  const StageDropout dropout{.rates = {0.2}, .seed = 5};
+  oracle.loss_and_gradient(tokens, plan, dropout, 3);
   const std::vector<double> gradient = oracle.gradients();
   double* values = oracle.model.parameters().values().as<double>();
   for (const ParameterSpec& spec : oracle.model.parameters().specs()) {
@@ -85,7 +86,7 @@ TEST_P(HierarchyTest, GradientIsTheSlopeOfTheLoss) {
       for (size_t i = 0; i < direction.size(); ++i) view.as<double>()[i] += h * direction[i];
       BatchPlan inference = plan;
       inference.training = false;
-      const double loss = oracle.loss_and_gradient(tokens, inference, dropout);
+      const double loss = oracle.loss_and_gradient(tokens, inference, dropout, 3);
       for (size_t i = 0; i < direction.size(); ++i) view.as<double>()[i] -= h * direction[i];
       return loss;
     };
@@ -98,11 +99,11 @@ TEST_P(HierarchyTest, RecomputedActivationsGiveTheSameGradientsToTheBit) {
   Oracle oracle(config());
   BatchPlan plan{.batch = 2, .length = config().context(), .training = true};
   const std::vector<uint16_t> tokens = random_tokens(config(), plan.batch * plan.length, 2);
-  const Dropout dropout{.rate = 0.1f, .seed = 5, .stream = 9};
-  const double kept_loss = oracle.loss_and_gradient(tokens, plan, dropout);
+  const StageDropout dropout{.rates = {0.1}, .seed = 5};
+  const double kept_loss = oracle.loss_and_gradient(tokens, plan, dropout, 9);
   const std::vector<double> kept = oracle.gradients();
   plan.checkpoint = true;
-  EXPECT_EQ(oracle.loss_and_gradient(tokens, plan, dropout), kept_loss);
+  EXPECT_EQ(oracle.loss_and_gradient(tokens, plan, dropout, 9), kept_loss);
   EXPECT_EQ(oracle.gradients(), kept);
 }
 

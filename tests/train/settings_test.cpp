@@ -111,7 +111,7 @@ TEST(TrainSettings, SenselessValuesNameTheirOption) {
   EXPECT_THAT(message([](S& s) { s.stage_lr = {1, 0}; }), HasSubstr("--stage-lr"));
   EXPECT_THAT(message([](S& s) { s.beta1 = 1; }), HasSubstr("--beta1"));
   EXPECT_THAT(message([](S& s) { s.beta2 = -1; }), HasSubstr("--beta2"));
-  EXPECT_THAT(message([](S& s) { s.dropout = 1; }), HasSubstr("--dropout"));
+  EXPECT_THAT(message([](S& s) { s.dropout = {0.1, 1}; }), HasSubstr("--dropout"));
   EXPECT_THAT(message([](S& s) { s.minutes = 1; }), HasSubstr("--minutes"));
   EXPECT_THAT(message([](S& s) { s.steps = 0; }), HasSubstr("--steps"));
   EXPECT_THAT(message([](S& s) { s.save_every = 0; }), HasSubstr("--save-every"));

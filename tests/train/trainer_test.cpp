@@ -106,7 +106,7 @@ TEST(Trainer, PartsOfABatchAddUpToTheBatch) {
 TEST(Trainer, CheckpointedActivationsChangeNothing) {
   for (const test::NamedConfig& named : test::small_configs()) {
     TrainSettings settings = eight_rows();
-    settings.dropout = 0.2;
+    settings.dropout = {0.2};
     Training kept(settings, DType::f32, named.config);
     settings.checkpoint_activations = true;
     Training recomputed(settings, DType::f32, named.config);
@@ -133,13 +133,27 @@ TEST(Trainer, ShortWindowsMakeAStepOfAsManyBytes) {
 TEST(Trainer, DropoutFollowsFromSeedAndStep) {
   TrainSettings settings = eight_rows();
   Training plain(settings);
-  settings.dropout = 0.3;
+  settings.dropout = {0.3};
   Training one(settings), same(settings);
   const double loss = one.step(5).loss;
   EXPECT_EQ(loss, same.step(5).loss);
   EXPECT_NE(loss, plain.step(5).loss);
   Training later(settings);
   EXPECT_NE(loss, later.trainer.step(later.tokens(5).data(), 6, 1e-2).loss);
+}
+
+TEST(Trainer, StagesHaveDropoutOfTheirOwn) {
+  const auto loss = [](std::vector<double> rates) {
+    TrainSettings settings = eight_rows();
+    settings.dropout = std::move(rates);
+    return Training(settings).step(5).loss;
+  };
+  EXPECT_EQ(loss({0.3}), loss({0.3, 0.3}));
+  EXPECT_EQ(loss({0.3, 0}), loss({0.3, 0, 0.5}));  // there is no third stage
+  EXPECT_EQ(loss({0, 0}), loss({}));
+  EXPECT_NE(loss({0.3, 0}), loss({0.3}));
+  EXPECT_NE(loss({0.3, 0}), loss({}));
+  EXPECT_NE(loss({0.3, 0}), loss({0, 0.3}));
 }
 
 TEST(Trainer, AStepThatIsNotFiniteChangesNothing) {
@@ -254,12 +268,25 @@ TEST(Cuda, FiftyStepsFollowTheReference) {
   }
 }
 
+TEST(Cuda, ARecordedStepDrawsAnew) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  TrainSettings settings = eight_rows();
+  settings.micro_batch = 4;
+  settings.dropout = {0.3, 0.1};
+  Training reference(settings);
+  Training device(settings, DType::f32, small_config(), "cuda");
+  for (int64_t i = 0; i < 10; ++i) {
+    const double expected = reference.step(i, 3e-3).loss;
+    ASSERT_NEAR(device.step(i, 3e-3).loss, expected, 1e-4 * expected) << "step " << i;
+  }
+}
+
 TEST(Cuda, TrainingIsReproducible) {
   if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
-  for (const float dropout : {0.0f, 0.2f})
+  for (const double dropout : {0.0, 0.2})
     for (const DType compute : {DType::f32, DType::bf16}) {
       TrainSettings settings = eight_rows();
-      settings.dropout = dropout;
+      settings.dropout = {dropout};
       Training once(settings, compute, small_config(), "cuda");
       Training again(settings, compute, small_config(), "cuda");
       const Rows held_out{text_rows(4, small_config().context()), small_config().context()};

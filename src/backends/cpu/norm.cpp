@@ -4,6 +4,7 @@
 #include "backends/cpu/kernels.h"
 #include "base/random.h"
 #include "hwy/foreach_target.h"
+#include "ops/dropout.h"
 // After foreach_target.h:
 #include "backends/cpu/simd-inl.h"
 
@@ -17,9 +18,10 @@ constexpr int64_t kGrain = 8192;  // elements a thread should have
 // `first` of the call.
 void DropoutFactors(const Dropout& dropout, int64_t first, int64_t n, float* factors) {
   const float kept = 1.0f / (1.0f - dropout.rate);
+  const uint64_t stream = stream_of(dropout);
   for (int64_t i = 0; i < n;) {
     const uint64_t at = static_cast<uint64_t>(first + i);
-    const auto words = philox(dropout.seed, dropout.stream, at / 4);
+    const auto words = philox(dropout.seed, stream, at / 4);
     for (uint64_t j = at % 4; j < 4 && i < n; ++j, ++i)
       factors[i] = uniform(words[j]) < dropout.rate ? 0.0f : kept;
   }

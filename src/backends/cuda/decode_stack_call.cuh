@@ -67,12 +67,17 @@ __device__ inline float dot(const float (&a)[8], const float (&b)[8]) {
   for (int i = 0; i < 8; ++i) sum = fmaf(a[i], b[i], sum);
   return sum;
 }
-// Sums over the eight lanes of a group, and over the four groups of a warp.
+// Sums over the eight lanes of a group, of one or of all of a warp's at once, and over the four
+// groups of a warp.
 __device__ inline float eight_sum(float x) {
   const unsigned mask = 0xFFU << (threadIdx.x % 32 / 8 * 8);
   x += __shfl_xor_sync(mask, x, 1);
   x += __shfl_xor_sync(mask, x, 2);
   return x + __shfl_xor_sync(mask, x, 4);
+}
+__device__ inline float octet_sum(float x) {
+  x = quad_sum(x);
+  return x + __shfl_xor_sync(~0U, x, 4);
 }
 __device__ inline float groups_sum(float x) {
   x += __shfl_xor_sync(~0U, x, 8);
@@ -85,6 +90,28 @@ __device__ inline float activate_as(Activation activation, float x) {
 
 // Scores are powers of two: log2(e) / sqrt(kHead).
 inline constexpr float kScoreScale = 1.4426950408889634F / 8;
+
+// What a warp's four groups of lanes attended to (of their scores the top, their weights' sum, and
+// 8 elements a lane of the values that these weigh) as one.
+__device__ inline void merge_groups(float& top, float& total, float (&sums)[8]) {
+  float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
+  largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
+  const float fade = largest == -INFINITY ? 0 : power_of_two(top - largest);
+  top = largest;
+  total = groups_sum(total * fade);
+#pragma unroll
+  for (float& sum : sums) sum = groups_sum(sum * fade);
+}
+// For other warps: the elements, then top and total.
+__device__ inline void store_answer(float* answer, float top, float total, const float (&sums)[8]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane >= 8) return;
+#pragma unroll
+  for (int e = 0; e < 8; e += 4)
+    *reinterpret_cast<float4*>(answer + 8 * lane + e) =
+        float4{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]};
+  if (lane == 0) *reinterpret_cast<float2*>(answer + kHead) = {top, total};
+}
 
 // Loads that stay where they are written, long before their use: the compiler would bring them
 // near to it. Of weights, which do not change while the kernel runs, and of cached keys and values.

@@ -49,7 +49,7 @@ __device__ void await(const At& at, uint32_t tag, uint2 (&data)[N]) {
   }
 }
 
-// --- Without, where that would be too much to read: units of 16 bytes, 8 bf16, or a float, which
+// --- Without, where that would be too much to read: units of 16 bytes, 8 bf16 or 4 floats, which
 // are all ones until they are there, a NaN that no arithmetic makes. Their block clears them once
 // all have read them. Of a unit each half may come first.
 
@@ -63,13 +63,9 @@ __device__ inline void write_unit(uint4* at, uint4 unit) {
   const auto v = reinterpret_cast<const ulonglong2&>(unit);
   asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(at), "l"(v.x), "l"(v.y));
 }
-__device__ inline float read_part(const float* at) {
-  float v;
-  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(at));
-  return v;
-}
-__device__ inline void write_part(float* at, float v) {
-  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(at), "f"(v));
+__device__ inline void write_half(uint2* at, uint2 half) {
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(at),
+               "l"(reinterpret_cast<const uint64_t&>(half)));
 }
 __device__ inline bool is_there(uint32_t word) { return word != ~0U; }
 __device__ inline bool is_there(uint4 unit) { return is_there(unit.x) && is_there(unit.z); }

@@ -137,7 +137,7 @@ __device__ void Row<G>::attend_to_share(const Layer& w) {
     for (int n = 0; n < kMine; ++n) {
       float k[8];
       unpack8(from[n * kThreads], k);
-      scores[n] = eight_sum(dot(q, k));
+      scores[n] = octet_sum(dot(q, k));
       if (n * 4 * kWarps + group >= count) scores[n] = -INFINITY;
       largest = fmaxf(largest, scores[n]);
     }
@@ -163,21 +163,8 @@ __device__ void Row<G>::attend_to_share(const Layer& w) {
     __syncwarp();
     ring_.release();
   }
-  // The four groups of the warp, then the warps.
-  float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
-  largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
-  const float fade = largest == -INFINITY ? 0 : power_of_two(top - largest);
-  total = groups_sum(total * fade);
-#pragma unroll
-  for (float& sum : sums) sum = groups_sum(sum * fade);
-  float* answer = answers_ + warp_ * G::kAnswer;
-  if (lane_ < 8) {
-#pragma unroll
-    for (int j = 0; j < 8; j += 4)
-      *reinterpret_cast<float4*>(answer + 8 * e + j) =
-          float4{sums[j], sums[j + 1], sums[j + 2], sums[j + 3]};
-    if (e == 0) *reinterpret_cast<float2*>(answer + kHead) = {largest, total};
-  }
+  merge_groups(top, total, sums);
+  store_answer(answers_ + warp_ * G::kAnswer, top, total, sums);
   if (warp_ > 0) return tell_first_warp<kParts>();
   wait_for_warps<kParts>();
   float2 stats[kWarps], sum{0, 0};

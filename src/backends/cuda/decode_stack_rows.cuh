@@ -27,10 +27,12 @@ struct RowsGeometry : Deal<D_> {
   static constexpr int kTiles = kTiles_, kRows = 8 * kTiles;
   static constexpr int kSlots = D == 1024 ? 11 : 5, kOnTheirWay = 1;
   static constexpr int kPairs = Deal<D_>::kHeads * kRows / kBlocks;  // of row and head, of a block
-  // Shared memory after the ring: sums of a warp for each row of x (4 unused floats keep the banks
-  // apart), the norm's weight and bias, statistics.
-  static constexpr int kSums = kWarps * kRows * (8 * kUp + 4);  // floats
-  static constexpr int kAnswer = kHead + 4;                     // floats of a warp's answer
+  // Shared memory after the ring: sums of a warp for each row of x (odd multiples of 8 floats keep
+  // the banks apart), the norm's weight and bias, statistics.
+  template <int kSlots>
+  static constexpr int kSumPitch = 8 * (kSlots | 1);
+  static constexpr int kSums = kWarps * kRows * kSumPitch<kUp>;  // floats
+  static constexpr int kAnswer = kHead + 4;                      // floats of a warp's answer
   static_assert(kPairs * kWarps * kAnswer <= kSums);
   static constexpr int kShared =
       kSlots * Deal<D_>::kSlotBytes + 4 * kSums + 2 * 4 * D + 8 * kWarps * kRows + 16 * kSlots;

@@ -60,7 +60,7 @@ __device__ void Rows<G>::attend(const Layer& w, const Window& window) {
       newest[i] = key == call_.position;
       float k[8];
       unpack8(newest[i] ? qkv[1] : window.keys[i], k);
-      const float score = eight_sum(dot(q, k)) * kScoreScale;
+      const float score = octet_sum(dot(q, k)) * kScoreScale;
       scores[i] = key <= call_.position ? score : -INFINITY;
     }
     float top = fmaxf(scores[0], scores[1]);
@@ -92,18 +92,20 @@ __device__ void Rows<G>::attend(const Layer& w) {
   const int share = warp_ % kShares;
   const int group = share * 4 + lane_ / 8;  // has key `group` of kAtOnce, and so on
   const bool there = pair.row < call_.batch;
-  float q[8], top = -INFINITY, total = 0, sums[8] = {};
+  // Scores of 4 keys, 8 lanes' worth, are one product on the tensor cores, of a column for each
+  // half of a key and a row for each half of the query: of lane l < 8 the half l / 4, others none.
+  uint4 query{};
+  float top = -INFINITY, total = 0, sums[8] = {};
   if (there) {
     uint4 qkv[3];
     await_qkv(pair, qkv);
-    unpack8(qkv[0], q);
-#pragma unroll
-    for (float& x : q) x *= kScoreScale;
+    if (lane_ < 8) query = qkv[0];
     if (share == 0) {
       keep(w, pair, qkv);
-      float k[8];
+      float q[8], k[8];
+      unpack8(qkv[0], q);
       unpack8(qkv[1], k);
-      const float score = eight_sum(dot(q, k));
+      const float score = octet_sum(dot(q, k)) * kScoreScale;
       if (lane_ < 8) {
         top = score;
         total = 1;
@@ -122,10 +124,14 @@ __device__ void Rows<G>::attend(const Layer& w) {
       const auto* from = reinterpret_cast<const uint4*>(ring_.memory(0)) + mine;
 #pragma unroll
       for (int n = 0; n < kMine; ++n) {
-        float k[8];
-        unpack8(from[n * 8 * kAtOnce], k);
-        scores[n] = eight_sum(dot(q, k));
-        if (n * kAtOnce + group >= count) scores[n] = -INFINITY;
+        const uint4 k = from[n * 8 * kAtOnce];
+        float halves[4] = {};
+        mma(halves, query.x, 0, query.y, 0, k.x, k.y);
+        mma(halves, query.z, 0, query.w, 0, k.z, k.w);
+        float score = lane_ < 4 ? halves[0] : halves[1];
+        score += __shfl_xor_sync(~0U, score, 4);
+        score = __shfl_sync(~0U, score, lane_ / 8) * kScoreScale;
+        scores[n] = n * kAtOnce + group < count ? score : -INFINITY;
         largest = fmaxf(largest, scores[n]);
       }
     }
@@ -141,10 +147,11 @@ __device__ void Rows<G>::attend(const Layer& w) {
       const auto* from = reinterpret_cast<const uint4*>(ring_.memory(0)) + mine;
 #pragma unroll
       for (int n = 0; n < kMine; ++n) {
-        if (n * kAtOnce + group >= count) break;
+        uint4 values{};
+        if (n * kAtOnce + group < count) values = from[n * 8 * kAtOnce];
         float v[8];
-        unpack8(from[n * 8 * kAtOnce], v);
-        const float weight = power_of_two(scores[n] - top);
+        unpack8(values, v);
+        const float weight = top == -INFINITY ? 0 : power_of_two(scores[n] - top);
         total += weight;
 #pragma unroll
         for (int e = 0; e < 8; ++e) sums[e] = fmaf(weight, v[e], sums[e]);
@@ -153,25 +160,10 @@ __device__ void Rows<G>::attend(const Layer& w) {
     __syncwarp();
     ring_.release();
   }
-  // The four groups of the warp; then the warps of the pair.
-  {
-    float largest = fmaxf(top, __shfl_xor_sync(~0U, top, 8));
-    largest = fmaxf(largest, __shfl_xor_sync(~0U, largest, 16));
-    const float fade = largest == -INFINITY ? 0 : power_of_two(top - largest);
-    total = groups_sum(total * fade);
-#pragma unroll
-    for (float& sum : sums) sum = groups_sum(sum * fade);
-    top = largest;
-  }
+  merge_groups(top, total, sums);
   wait_for_warps<kAll>();  // the sums' memory is free
   float* answer = sums_ + warp_ * G::kAnswer;
-  if (lane_ < 8) {
-#pragma unroll
-    for (int e = 0; e < 8; e += 4)
-      *reinterpret_cast<float4*>(answer + 8 * lane_ + e) =
-          float4{sums[e], sums[e + 1], sums[e + 2], sums[e + 3]};
-    if (lane_ == 0) *reinterpret_cast<float2*>(answer + kHead) = {top, total};
-  }
+  store_answer(answer, top, total, sums);
   wait_for_warps<kAll>();
   if (share != 0 || lane_ >= 8) return;
   uint4 attended{};

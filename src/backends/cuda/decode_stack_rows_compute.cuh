@@ -26,8 +26,8 @@ class Rows {
     units_ = half_of<G>(call_, first);
     load_norm(call_.layers[0].norm1_weight, call_.layers[0].norm1_bias);
     if (mine()) {
-      stream_ = input();
-      write_output(stream_, units_ + G::kInputUnits + own_ + static_cast<int>(threadIdx.x) / 8);
+      read_input();
+      write_output(stream_, units_ + G::kInputUnits + own_);
     }
     for (int l = 0; l < call_.count; ++l) {
       const Layer& w = call_.layers[l];
@@ -35,49 +35,52 @@ class Rows {
       {
         Window window;
         if constexpr (!kLong) load_window(w, window);
-        const Bias<G::kQkv> bias(w.qkv_bias);
+        const float4 bias = load_bias<G::kQkv>(w.qkv_bias);
         await(units_ + G::kInputUnits, false);
         norm<kWithSweeper, kThreads + 32>();
         load_norm(w.norm2_weight, w.norm2_bias);
         multiply<G::kQkv>();
-        finish<G::kQkv>([&](int i, float sum) { return sum + bias.v[i]; }, G::kQkvUnits);
+        finish<G::kQkv>(G::kQkvUnits, bias, [](float sum) { return sum; });
         if constexpr (kLong)
           attend(w);
         else
           attend(w, window);
       }
       {
-        const Bias<G::kOut> bias(w.out_bias);
+        const float4 bias = load_bias<G::kOut>(w.out_bias);
         await(units_ + G::kAttendedUnits, true);
         wait_for_warps<kWithSweeper, kThreads + 32>();  // and the sums' memory is free
         multiply<G::kOut>();
-        finish<G::kOut>([&](int, float sum) { return stream_ += sum + bias.v[0]; },
-                        G::kMiddleUnits);
+        each_output<G::kOut>([&](const float(&sums)[4]) {
+          add_to_stream(sums, bias);
+          write_output(stream_, units_ + G::kMiddleUnits + own_);
+        });
       }
       {
-        const Bias<G::kUp> bias(w.up_bias);
+        const float4 bias = load_bias<G::kUp>(w.up_bias);
         await(units_ + G::kMiddleUnits, false);
         norm<kAll, kThreads>();
         const Layer& next = call_.layers[last ? l : l + 1];
         load_norm(last ? call_.norm_weight : next.norm1_weight,
                   last ? call_.norm_bias : next.norm1_bias);
         multiply<G::kUp>();
-        finish<G::kUp>(
-            [&](int i, float sum) { return activate_as(call_.activation, sum + bias.v[i]); },
-            G::kHiddenUnits);
+        finish<G::kUp>(G::kHiddenUnits, bias,
+                       [&](float sum) { return activate_as(call_.activation, sum); });
       }
       {
-        const Bias<G::kOut> bias(w.down_bias);
+        const float4 bias = load_bias<G::kOut>(w.down_bias);
         await(units_ + G::kHiddenUnits + static_cast<int>(blockIdx.x) % 4 * G::kVector, false);
         wait_for_warps<kAll>();
         multiply<G::kUp>();
         send_parts();
         uint4* const next = half_of<G>(call_, first + l + 1);
-        if (mine()) add_parts(bias.v[0], last ? end : next + G::kInputUnits);
+        if (mine()) add_parts(bias, last ? end : next + G::kInputUnits);
         units_ = next;
       }
     }
-    if (mine() && row() < call_.batch) call_.sum[row() * D + column()] = stream_;
+    if (mine() && row() < call_.batch)
+      *reinterpret_cast<float4*>(call_.sum + at()) =
+          float4{stream_[0], stream_[1], stream_[2], stream_[3]};
     if (blockIdx.x != 0) return;
     await(end, false);
     norm<kAll, kThreads>();
@@ -97,41 +100,44 @@ class Rows {
   struct Window {
     uint4 keys[2], values[2];
   };
-  // Of the outputs of this thread, below, of 8 * kSlots columns of the block. Long before they are
-  // needed.
+  // A thread has at most one output of a product, 4 columns of a row: output o of a block is half
+  // o % 2 of a group of 8 columns, of row o / 2 % kRows. Where a block has kOut groups, it is the
+  // thread's piece of the residual stream.
   template <int kSlots>
-  struct Bias {
-    static constexpr int kCount = (8 * kSlots * kRows + kThreads - 1) / kThreads;
-    float v[kCount];
-    __device__ explicit Bias(const float* bias) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const int output = static_cast<int>(threadIdx.x) + i * kThreads;
-        if (output < 8 * kSlots * kRows)
-          asm volatile("ld.global.nc.f32 %0, [%1];"
-                       : "=f"(v[i])
-                       : "l"(bias + (static_cast<int>(blockIdx.x) * kSlots + group_of(output)) * 8 +
-                             output % 8));
-      }
-    }
-  };
-
-  // Output o of a block is column o % 8 of a group of 8, of row o / 8 % kRows. Where a block has
-  // kOut groups, a thread has at most one, the first: an element of the stream.
-  __device__ static int group_of(int output) { return output / (8 * kRows); }
-  __device__ static int row_of(int output) { return output / 8 % kRows; }
-  __device__ bool mine() const { return threadIdx.x < 8 * G::kOut * kRows; }
-  __device__ int row() const { return row_of(static_cast<int>(threadIdx.x)); }
-  __device__ int column() const {
-    const auto output = static_cast<int>(threadIdx.x);
-    return (static_cast<int>(blockIdx.x) * G::kOut + group_of(output)) * 8 + output % 8;
+  __device__ static bool has_output() {
+    static_assert(2 * kSlots * kRows <= kThreads);
+    return threadIdx.x < 2 * kSlots * kRows;
   }
-  // This thread's element of what goes into the first block.
-  __device__ float input() const {
-    if (row() >= call_.batch) return 0;
-    const int64_t at = int64_t{row()} * D + column();
-    const float x = __ldcg(call_.x + at);
-    return call_.delta == nullptr ? x : x + to_float(__ldcg(call_.delta + at));
+  __device__ static int group() { return static_cast<int>(threadIdx.x) / (2 * kRows); }
+  __device__ static int row() { return static_cast<int>(threadIdx.x) / 2 % kRows; }
+  __device__ static bool mine() { return has_output<G::kOut>(); }
+  template <int kSlots>
+  __device__ static int column() {
+    return (static_cast<int>(blockIdx.x) * kSlots + group()) * 8 +
+           static_cast<int>(threadIdx.x) % 2 * 4;
+  }
+  __device__ static int64_t at() { return int64_t{row()} * D + column<G::kOut>(); }
+  // Long before it is needed.
+  template <int kSlots>
+  __device__ static float4 load_bias(const float* bias) {
+    return has_output<kSlots>() ? weights_early(bias + column<kSlots>()) : float4{};
+  }
+
+  // This thread's elements of what goes into the first block.
+  __device__ void read_input() {
+    if (row() >= call_.batch) return;
+    const float4 x = __ldcg(reinterpret_cast<const float4*>(call_.x + at()));
+    stream_[0] = x.x, stream_[1] = x.y, stream_[2] = x.z, stream_[3] = x.w;
+    if (call_.delta == nullptr) return;
+    const uint2 delta = __ldcg(reinterpret_cast<const uint2*>(call_.delta + at()));
+    const float2 a = unpack(delta.x), b = unpack(delta.y);
+    stream_[0] += a.x, stream_[1] += a.y, stream_[2] += b.x, stream_[3] += b.y;
+  }
+  __device__ void add_to_stream(const float (&x)[4], float4 bias) {
+    stream_[0] += x[0] + bias.x;
+    stream_[1] += x[1] + bias.y;
+    stream_[2] += x[2] + bias.z;
+    stream_[3] += x[3] + bias.w;
   }
   __device__ static uint4 pack8(const float (&x)[8]) {
     return {pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7])};
@@ -172,9 +178,10 @@ class Rows {
   __device__ void load_norm(const float* weight, const float* bias) const {
     __syncwarp();
 #pragma unroll
-    for (int i = lane_ * 4; i < G::kSlice; i += 128) {
-      copy_async(shared_address(norm_ + i), weight + warp_ * G::kSlice + i);
-      copy_async(shared_address(norm_ + G::kSlice + i), bias + warp_ * G::kSlice + i);
+    for (int i = 0; i < G::kSlice; i += 128) {
+      const int at = i + 4 * lane_;
+      copy_async(shared_address(norm_ + at), weight + warp_ * G::kSlice + at);
+      copy_async(shared_address(norm_ + G::kSlice + at), bias + warp_ * G::kSlice + at);
     }
     commit_copies();
   }
@@ -200,10 +207,10 @@ class Rows {
     if (c_ == g_ / 2)
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
-        float square[2];
-#pragma unroll
-        for (int e = 0; e < 2; ++e) square[e] = squares[t][0][2 * t + e] + squares[t][1][2 * t + e];
-        stats_[warp_ * kRows + 8 * t + g_] = {sums[0][2 * t] + sums[1][2 * t], square[g_ % 2]};
+        const float even = squares[t][0][2 * t] + squares[t][1][2 * t],
+                    odd = squares[t][0][2 * t + 1] + squares[t][1][2 * t + 1];
+        stats_[warp_ * kRows + 8 * t + g_] = {sums[0][2 * t] + sums[1][2 * t],
+                                              g_ % 2 == 0 ? even : odd};
       }
     wait_for_copies<0>();
     wait_for_warps<kBarrier, kCount>();
@@ -245,7 +252,7 @@ class Rows {
   // sums before.
   template <int kSlots>
   __device__ void multiply() {
-    constexpr int kAtOnce = 4;
+    constexpr int kAtOnce = D == 1024 ? 4 : 2;
 #pragma unroll
     for (int i = 0; i + kAtOnce <= kSlots; i += kAtOnce) multiply_slots<kSlots, kAtOnce>(i);
     if constexpr (kSlots % kAtOnce != 0)
@@ -253,14 +260,13 @@ class Rows {
   }
   template <int kSlots, int kCount>
   __device__ void multiply_slots(int first) {
-    constexpr int kPitch = 8 * kSlots + 4, kPairs = (kCount + 1) / 2;
-    float c[kPairs][2][kTiles][4] = {};
+    float c[kCount][2][4] = {};
 #pragma unroll
     for (int i = 0; i < kCount; ++i) ring_.wait(i);
     constexpr int kAhead = 4;  // steps whose weights a lane holds
 #pragma unroll
     for (int first_step = 0; first_step < G::kChunks; first_step += kAhead) {
-      uint4 w[2 * kPairs][kAhead] = {};
+      uint4 w[kCount][kAhead];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         const char* from = ring_.memory(i) + g_ * G::kPitch + first_ * 2 + 64 * first_step;
@@ -268,87 +274,98 @@ class Rows {
         for (int k = 0; k < kAhead; ++k) w[i][k] = *reinterpret_cast<const uint4*>(from + 64 * k);
       }
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k)
+      for (int k = 0; k < kAhead; ++k) {
+        const uint4 a = operand_[0][first_step + k],
+                    b = kTiles == 2 ? operand_[kTiles - 1][first_step + k] : uint4{};
 #pragma unroll
-        for (int p = 0; p < kPairs; ++p)
-#pragma unroll
-          for (int t = 0; t < kTiles; ++t) {
-            const uint4 a = w[2 * p][k], b = w[2 * p + 1][k], x = operand_[t][first_step + k];
-            mma(c[p][0][t], a.x, b.x, a.y, b.y, x.x, x.y);
-            mma(c[p][1][t], a.z, b.z, a.w, b.w, x.z, x.w);
-          }
+        for (int i = 0; i < kCount; ++i) {
+          mma(c[i][0], a.x, b.x, a.y, b.y, w[i][k].x, w[i][k].y);
+          mma(c[i][1], a.z, b.z, a.w, b.w, w[i][k].z, w[i][k].w);
+        }
+      }
       asm volatile("" ::: "memory");  // the next weights come after these
     }
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kCount; ++i) ring_.release();
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t)
+    for (int i = 0; i < kCount; ++i)
 #pragma unroll
-      for (int i = 0; i < kCount; ++i)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int at = i % 2 * 2 + e;
-          sums_[(warp_ * kRows + 8 * t + 2 * c_ + e) * kPitch + 8 * (first + i) + g_] =
-              c[i / 2][0][t][at] + c[i / 2][1][t][at];
-        }
+      for (int t = 0; t < kTiles; ++t) {
+        float* to = sums_ + (warp_ * kRows + 8 * t + g_) * G::template kSumPitch<kSlots> +
+                    8 * (first + i) + 2 * c_;
+        *reinterpret_cast<float2*>(to) = {c[i][0][2 * t] + c[i][1][2 * t],
+                                          c[i][0][2 * t + 1] + c[i][1][2 * t + 1]};
+      }
   }
 
-  // Of all warps: this thread's outputs go to f(i, sum).
+  // Of all warps: this thread's output goes to f.
   template <int kSlots, class F>
   __device__ void each_output(F&& f) const {
-    constexpr int kPitch = 8 * kSlots + 4;
+    constexpr int kPitch = G::template kSumPitch<kSlots>;
     wait_for_warps<kAll>();
+    if (!has_output<kSlots>()) return;
+    const float* from = sums_ + row() * kPitch + 8 * group() + threadIdx.x % 2 * 4;
+    float4 parts[kWarps];
 #pragma unroll
-    for (int i = 0; i < Bias<kSlots>::kCount; ++i) {
-      const int output = static_cast<int>(threadIdx.x) + i * kThreads;
-      if (output >= 8 * kSlots * kRows) break;  // all lanes of a warp
-      const float* from = sums_ + row_of(output) * kPitch + 8 * group_of(output) + output % 8;
-      float sum = 0;
+    for (int n = 0; n < kWarps; ++n)
+      parts[n] = *reinterpret_cast<const float4*>(from + n * kRows * kPitch);
+    float sums[4] = {};
 #pragma unroll
-      for (int n = 0; n < kWarps; ++n) sum += from[n * kRows * kPitch];
-      f(i, output, sum);
+    for (const float4& part : parts) {
+      sums[0] += part.x;
+      sums[1] += part.y;
+      sums[2] += part.z;
+      sums[3] += part.w;
     }
+    f(sums);
   }
-  // f(i, sum) of the block's kSlots groups of columns go out.
+  // f(sum) of the block's kSlots groups of columns go out.
   template <int kSlots, class F>
-  __device__ void finish(F&& f, int vector) {
-    each_output<kSlots>([&](int i, int output, float sum) {
-      write_output(f(i, sum),
-                   units_ + vector + static_cast<int>(blockIdx.x) * kSlots * kRows + output / 8);
+  __device__ void finish(int vector, float4 bias, F&& f) const {
+    each_output<kSlots>([&](const float(&sums)[4]) {
+      write_output(
+          {f(sums[0] + bias.x), f(sums[1] + bias.y), f(sums[2] + bias.z), f(sums[3] + bias.w)},
+          units_ + vector + static_cast<int>(blockIdx.x) * kSlots * kRows);
     });
   }
-  // Eight neighbouring lanes have the elements of a unit.
-  __device__ void write_output(float element, uint4* unit) const {
-    const uint32_t pair = pack(element, __shfl_down_sync(~0U, element, 1));
-    uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = __shfl_sync(~0U, pair, lane_ / 8 * 8 + 2 * i);
-    if (lane_ % 8 == 0) write_unit(unit, uint4{words[0], words[1], words[2], words[3]});
+  // Of the block's units, half a unit each.
+  __device__ static void write_output(const float (&x)[4], uint4* units) {
+    write_half(reinterpret_cast<uint2*>(units) + threadIdx.x, {pack(x[0], x[1]), pack(x[2], x[3])});
   }
 
   // The sums of this block's quarter of `down`, for itself and three neighbours, each of which has
   // kOut groups of the columns.
-  __device__ float* parts() const { return reinterpret_cast<float*>(units_ + G::kPartUnits); }
-  __device__ void send_parts() const {
-    float* to = parts() + int64_t{blockIdx.x} * 8 * G::kUp * kRows;
-    each_output<G::kUp>([&](int, int output, float sum) { write_part(to + output, sum); });
+  __device__ uint4* parts_of(int block) const {
+    return units_ + G::kPartUnits + block * 2 * G::kUp * kRows + threadIdx.x;
   }
-  __device__ void add_parts(float bias, uint4* to) {
+  __device__ void send_parts() const {
+    each_output<G::kUp>([&](const float(&sums)[4]) {
+      write_unit(parts_of(static_cast<int>(blockIdx.x)), reinterpret_cast<const uint4&>(sums));
+    });
+  }
+  __device__ void add_parts(float4 bias, uint4* to) {
     const auto block = static_cast<int>(blockIdx.x);
-    const float* from = parts() + block / 4 * 4 * 8 * G::kUp * kRows +
-                        block % 4 * 8 * G::kOut * kRows + threadIdx.x;
-    float parts[4];
+    const uint4* from = parts_of(block / 4 * 4) + block % 4 * 2 * G::kOut * kRows;
+    uint4 parts[4];
     bool there;
     do {
       there = true;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) parts[i] = read_part(from + i * 8 * G::kUp * kRows);
+      for (int i = 0; i < 4; ++i) parts[i] = read_unit(from + i * 2 * G::kUp * kRows);
 #pragma unroll
-      for (const float part : parts) there = there && is_there(__float_as_uint(part));
-    } while (!__all_sync(~0U, there));
-    stream_ += (parts[0] + parts[1]) + (parts[2] + parts[3]) + bias;
-    write_output(stream_, to + own_ + static_cast<int>(threadIdx.x) / 8);
+      for (const uint4& part : parts) there = there && is_there(part);
+    } while (!there);
+    float sums[4] = {};
+#pragma unroll
+    for (const uint4& part : parts) {
+      sums[0] += __uint_as_float(part.x);
+      sums[1] += __uint_as_float(part.y);
+      sums[2] += __uint_as_float(part.z);
+      sums[3] += __uint_as_float(part.w);
+    }
+    add_to_stream(sums, bias);
+    write_output(stream_, to + own_);
   }
 
   // Of decode_stack_rows_attention.cuh.
@@ -365,9 +382,9 @@ class Rows {
   const int first_ = warp_ * G::kSlice + 8 * c_;  // element of operand_
   float *sums_, *norm_;                           // norm_: the warp's own
   float2* stats_;
-  uint4* units_;      // of this Transformer block
-  int own_;           // first unit of the block in a vector of D columns
-  float stream_ = 0;  // the residual stream's element of this thread
+  uint4* units_;          // of this Transformer block
+  int own_;               // first unit of the block in a vector of D columns
+  float stream_[4] = {};  // the residual stream's elements of this thread
   uint4 operand_[kTiles][G::kChunks];
 };
 

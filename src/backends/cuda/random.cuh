@@ -36,15 +36,22 @@ __device__ inline float uniform(uint32_t word) {
 // The factors that Dropout stands for (ops/dropout.h).
 struct DropoutMask {
   float rate, kept;  // kept = 1 / (1 - rate)
-  uint64_t seed, stream;
+  uint64_t seed, first;
+  const double* draw;
 
   explicit DropoutMask(const Dropout& d)
-      : rate(d.rate), kept(1 / (1 - d.rate)), seed(d.seed), stream(d.stream) {}
+      : rate(d.rate),
+        kept(1 / (1 - d.rate)),
+        seed(d.seed),
+        first(d.stream),
+        draw(d.draw ? d.draw.as<double>() : nullptr) {}
 
   // x[0..N) times the factors of elements [i, i + N), i a multiple of N; N is 1 or of fours.
   template <int N>
   __device__ void apply(float* x, int64_t i) const {
     if (rate == 0) return;
+    const uint64_t stream =
+        (draw == nullptr ? 0 : static_cast<uint64_t>(__ldg(draw)) << 24) + first;
     if constexpr (N % 4 == 0) {
 #pragma unroll
       for (int k = 0; k < N; k += 4) {
