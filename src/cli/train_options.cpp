@@ -227,6 +227,7 @@ void TrainOptions::apply(TrainingState& state) const {
     state.config.vocab_size = kEndOfDocument + 1;
   if (!assignments.empty() || end_of_document)
     validate(state.config, assignments.empty() ? "--end-of-document" : "--set");
+  if (!given_names.contains("short-length")) fit_short_windows(s, state.config);
   validate(s);
 }
 

@@ -99,6 +99,10 @@ void read_setting(const Object& object, const char* key, T& out) {
   }
 }
 
+bool names_setting(const Object& object, const char* name) {
+  return object.has("training") && object.at("training").contains(name);
+}
+
 void read_training(const nlohmann::json& value, const std::string& where, TrainSettings& settings) {
   const Object object(value, where, training_keys());
   for_each_setting([&](const char* name, auto member, bool) {
@@ -233,12 +237,15 @@ class PlanReader {
     if (object.has("training"))
       read_training(object.at("training"), where + ": training", entry.settings);
 
+    const bool sets_short_windows =
+        names_setting(plan, "short-length") || names_setting(object, "short-length");
     std::vector<std::string> assignments =
         &base == &plan ? plan.texts("set") : std::vector<std::string>{};
     for (const std::string& own : object.texts("set")) assignments.push_back(own);
     try {
       for (const std::string& assignment : assignments) set_key(entry.config, assignment);
       validate(entry.config, "its model");
+      if (!sets_short_windows) fit_short_windows(entry.settings, entry.config);
       TrainSettings with_budget = entry.settings;
       with_budget.steps = 1;
       validate(with_budget);

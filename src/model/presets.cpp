@@ -74,16 +74,16 @@ std::vector<Preset> make_presets() {
   Preset hourglass{
       .name = "hourglass",
       .description =
-          "82M parameters, 44M a byte: one block before the global ones and nine after, context "
-          "4096, patches of 4; each byte sees 1020 before its patch",
-      .config = {.stages = {stage(1024, 1024, 4, 16, Positions::rotary),
-                            stage(4, 512, 9, 8, Positions::rotary)}},
+          "60M parameters, 41M a byte: one block before the eight global ones and ten after, "
+          "context 4096, patches of 4; each byte sees 1020 before its patch",
+      .config = {.stages = {stage(1024, 512, 8, 8, Positions::rotary),
+                            stage(4, 512, 10, 8, Positions::rotary)}},
       .batch = 8,
       .learning_rate = 2e-3,
       .warmup_steps = 200,
       .init_stddev = 0.04,
       .init = {"from_parent=0.003"},
-      .stage_lr = {0.5, 1},
+      .stage_lr = {0.7, 1},
       .weight_decay = 0.3,
       .short_length = 1024};
   hourglass.config.stages[1].cross_patch = 1020;

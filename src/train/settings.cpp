@@ -43,6 +43,10 @@ TrainSettings settings_of(const Preset& preset, bool own_model) {
   return settings;
 }
 
+void fit_short_windows(TrainSettings& settings, const Config& config) {
+  if (config.context() % settings.window(config.context(), 0) != 0) settings.short_length = 0;
+}
+
 std::string to_json(const TrainSettings& settings) {
   nlohmann::json json;
   for_each_setting([&](const char* name, auto member, bool) { json[name] = settings.*member; });

@@ -110,6 +110,8 @@ void for_each_setting(Visit&& visit) {
 // How a preset is trained unless told otherwise; without a budget, and with warm-up for at most a
 // tenth of the run. A model that is not its own has no short windows: they are of its context.
 TrainSettings settings_of(const Preset& preset, bool own_model = true);
+// Once the preset's model was changed: its short windows go where they do not divide the context.
+void fit_short_windows(TrainSettings& settings, const Config& config);
 
 std::string to_json(const TrainSettings& settings);
 // Error that names `where` and the key if the text is not what to_json() writes.

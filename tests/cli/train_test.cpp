@@ -115,6 +115,15 @@ TEST(TrainCommand, ShortWindowsFirst) {
   EXPECT_NE(half[3], most[3]);
 }
 
+TEST(TrainCommand, APresetOfAnotherContextTrains) {
+  const TrainFolder folder;
+  const CommandResult result =
+      run_megabyte({"train", "--data", folder / "data.txt", "--out", folder / "changed", "--steps",
+                    "1", "--preset", "quickstart", "--set", "stages.0.length=17", "stages.0.dim=32",
+                    "stages.0.ffn=32"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
 TEST(TrainCommand, FromBeginsWithAModel) {
   const TrainFolder folder;
   ASSERT_EQ(folder.train("model", {"--steps", "3", "--seed", "5"}).exit_code, 0);

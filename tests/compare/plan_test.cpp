@@ -46,10 +46,14 @@ TEST(Plan, AConfigHasNoShortWindowsButItsOwn) {
       {"name": "preset", "preset": "quickstart"},
       {"name": "config", "config": {"stages": [{"length": 300, "dim": 32, "layers": 1, "heads": 2,
                                                 "ffn": 64, "positions": "rotary"}]}},
-      {"name": "own", "preset": "quickstart", "training": {"short-length": 64}}]})");
+      {"name": "own", "preset": "quickstart", "training": {"short-length": 64}},
+      {"name": "divided", "preset": "quickstart", "set": ["stages.0.length=32"]},
+      {"name": "undivided", "preset": "quickstart", "set": ["stages.0.length=100"]}]})");
   EXPECT_EQ(plan.entries[0].settings.short_length, 128);
   EXPECT_EQ(plan.entries[1].settings.short_length, 0);
   EXPECT_EQ(plan.entries[2].settings.short_length, 64);
+  EXPECT_EQ(plan.entries[3].settings.short_length, 128);
+  EXPECT_EQ(plan.entries[4].settings.short_length, 0);
 }
 
 TEST(Plan, EntriesInheritModelTrainingAndScoring) {
