@@ -9,6 +9,9 @@ namespace {
 // Of a model without patches.
 constexpr int64_t kRunOfBytes = 16;
 
+// Recordings take memory, and time to be made.
+constexpr int64_t kMostRecordings = 512;
+
 }  // namespace
 
 int64_t Decoder::half_context(const Config& config) {
@@ -34,6 +37,10 @@ Decoder::Decoder(const Hierarchy& model, int64_t batch, Choose choose, std::opti
   Arena arena(buffer_.data());
   plan(arena);
   reset();
+  const bool alike = std::all_of(stages_.begin() + 1, stages_.end(),
+                                 [](const StageDecoder& stage) { return stage.repeats(); });
+  const int64_t places = alike ? 2 : context_ / patch_;
+  if (places <= kMostRecordings) patches_.resize(static_cast<size_t>(places));
 }
 
 size_t Decoder::memory(const Hierarchy& model, int64_t batch) {
@@ -192,15 +199,13 @@ void Decoder::draw_each(const Run& run) {
   }
 }
 
-// The coarsest stage runs at a new position each time; what follows it is the same for every patch
-// but a row's first, unless a finer stage sees earlier patches.
 void Decoder::draw_patch(const Run& run) {
+  if (patches_.empty()) return draw_each(run);
   const int64_t end = length_ + patch_;
-  const bool repeats = patch_has_run_ && length_ > 0 &&
-                       std::all_of(stages_.begin() + 1, stages_.end(),
-                                   [](const StageDecoder& stage) { return stage.repeats(); });
-  if (repeats && !recording_)
-    recording_ = backend_.record([&] {
+  const auto place = std::min(length_ / patch_, static_cast<int64_t>(patches_.size()) - 1);
+  Patch& patch = patches_[static_cast<size_t>(place)];
+  if (patch.has_run && !patch.recording)
+    patch.recording = backend_.record([&] {
       for (int64_t i = 0; i < patch_; ++i) {
         step(1);
         choose_(i, logits_, token(i));
@@ -208,13 +213,13 @@ void Decoder::draw_patch(const Run& run) {
         complete(1);
       }
     });
-  if (!repeats || !recording_) {
+  if (!patch.recording) {
     draw_each(run);
-    patch_has_run_ = true;
+    patch.has_run = true;
     return;
   }
   run_stage(0, 0);
-  recording_->replay();
+  patch.recording->replay();
   length_ = end;
   for (size_t s = 1; s < stages_.size(); ++s) stages_[s].skip(end / patch_);
   complete_stage(0);

@@ -50,8 +50,8 @@ class Decoder {
   void accept(const uint16_t* tokens);
 
   // Several bytes with one wait for the backend: at most `most`, within one patch of the coarsest
-  // stage. A whole patch is recorded and replayed where the backend and the model allow it. Gives
-  // their tokens (run.count, B).
+  // stage. A whole patch is recorded and replayed where the backend allows it. Gives their tokens
+  // (run.count, B).
   int64_t run_length() const { return run_length_; }
   Run next_run(int64_t most);
   const std::vector<uint16_t>& draw(const Run& run);
@@ -80,7 +80,6 @@ class Decoder {
   Choose choose_;
   bool advanced_ = false;        // the next position has run
   bool coarsest_ahead_ = false;  // the coarsest stage's next position has run
-  bool patch_has_run_ = false;   // as a whole, operation by operation
   std::vector<uint16_t> rows_;   // (context, B): the bytes so far
   std::vector<uint16_t> drawn_;
   Buffer buffer_;
@@ -89,7 +88,15 @@ class Decoder {
   Tensor tokens_;                 // (run_length, B) u16: of the run in which the next byte lies
   Tensor bytes_;                  // (B * patch) u16: those under one position
   Tensor logits_;                 // (B, V) master dtype
-  std::unique_ptr<Recording> recording_;  // of a patch's stages but the coarsest
+
+  // Of a patch, the stages but the coarsest: by which of them are the same operations. Where no
+  // finer stage sees earlier patches, all but a row's first are; else those at one place of a row,
+  // which come again as rows slide.
+  struct Patch {
+    bool has_run = false;  // operation by operation
+    std::unique_ptr<Recording> recording;
+  };
+  std::vector<Patch> patches_;
 };
 
 }  // namespace megabyte

@@ -11,6 +11,7 @@
 #include "support/device.h"
 #include "support/errors.h"
 #include "support/models.h"
+#include "support/recording_backend.h"
 
 namespace megabyte {
 namespace {
@@ -163,8 +164,8 @@ TEST_P(DecoderTest, AFullRowKeepsAsManyBytesAsItIsTold) {
 }
 
 // The tokens of runs, drawn with the likeliest byte, are those of bytes taken one by one.
-void compare_runs_with_single_bytes(const Config& config, const std::string& device) {
-  WideModel wide(config, device, DType::f32);
+void compare_runs_with_single_bytes(WideModel& wide) {
+  const Config& config = wide.model.config();
   const int64_t V = config.vocab_size;
   for (const int64_t batch : {1, 3}) {
     const auto likeliest = [&](int64_t, const Tensor& logits, const Tensor& tokens) {
@@ -200,7 +201,24 @@ void compare_runs_with_single_bytes(const Config& config, const std::string& dev
   }
 }
 
-TEST_P(DecoderTest, RunsDrawWhatSingleBytesDo) { compare_runs_with_single_bytes(config(), "auto"); }
+TEST_P(DecoderTest, RunsDrawWhatSingleBytesDo) {
+  WideModel wide(config(), "auto", DType::f32);
+  compare_runs_with_single_bytes(wide);
+}
+
+// Patches are replayed where they repeat: all, or those at one place of a row.
+TEST_P(DecoderTest, RecordedRunsDrawWhatSingleBytesDo) {
+  auto backend = std::make_unique<test::RecordingBackend>();
+  const test::RecordingBackend& recorder = *backend;
+  WideModel wide(config(), std::move(backend), DType::f32);
+  compare_runs_with_single_bytes(wide);
+  if (config().patch_bytes(0) == 1) {
+    EXPECT_EQ(recorder.recordings, 0);
+  } else {
+    EXPECT_GT(recorder.recordings, 0);
+    EXPECT_GT(recorder.replays, recorder.recordings);
+  }
+}
 
 INSTANTIATE_TEST_SUITE_P(Family, DecoderTest, testing::ValuesIn(test::small_configs()),
                          [](const auto& c) { return c.param.name; });
@@ -226,7 +244,8 @@ TEST(Cuda, RunsDrawWhatSingleBytesDo) {
   if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
   for (const NamedConfig& each : test::small_configs()) {
     SCOPED_TRACE(each.name);
-    compare_runs_with_single_bytes(each.config, "cuda");
+    WideModel wide(each.config, "cuda", DType::f32);
+    compare_runs_with_single_bytes(wide);
   }
 }
 

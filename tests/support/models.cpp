@@ -34,9 +34,9 @@ std::vector<uint16_t> random_tokens(const Config& config, int64_t count, uint64_
   return tokens;
 }
 
-WideModel::WideModel(const Config& config, const std::string& device, DType compute,
+WideModel::WideModel(const Config& config, std::unique_ptr<Backend> on, DType compute,
                      double deviation, double noise)
-    : backend(make_backend(device, 2)), model(config, *backend, compute, false) {
+    : backend(std::move(on)), model(config, *backend, compute, false) {
   Parameters& parameters = model.parameters();
   parameters.initialize(7, deviation);
   if (parameters.values().dtype == DType::f64)

@@ -17,8 +17,11 @@ struct WideModel {
   std::unique_ptr<Backend> backend;
   Hierarchy model;
 
+  WideModel(const Config& config, std::unique_ptr<Backend> on, DType compute,
+            double deviation = 0.4, double noise = 0.1);
   WideModel(const Config& config, const std::string& device, DType compute, double deviation = 0.4,
-            double noise = 0.1);
+            double noise = 0.1)
+      : WideModel(config, make_backend(device, 2), compute, deviation, noise) {}
 };
 
 // Of the full forward over tokens (B, L): (B, predicted, V).
