@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/error.h"
 #include "cli/archive_common.h"
 #include "cli/commands.h"
 #include "cli/default_model.h"
@@ -23,13 +24,15 @@ struct ListCommand {
   bool json = false;
 };
 
-// The folder of the model in the box that has this SHA-256; empty if none does.
-std::string boxed_model(const Sha256Digest& sha) {
+// The folder of the model in the box that has this SHA-256; empty if none does, or cannot be read.
+std::string boxed_model(const Sha256Digest& sha) try {
   for (const std::filesystem::path& folder : boxed_models()) {
     const auto backend = make_backend("exact");
     const auto model = load_model(folder, *backend, DType::f32, false);
     if (sha256(pack_model(*model)) == sha) return folder.string();
   }
+  return {};
+} catch (const Error&) {
   return {};
 }
 
