@@ -63,7 +63,7 @@ void add_compress(CLI::App& app) {
   command->add_option("-o,--out", options->out,
                       "the archive; - is stdout; by default FILE.mbz, of stdin stdout");
   command->add_flag("--fast", options->fast,
-                    "the small model in the box: about twice as fast, archives of books 4% larger");
+                    "the smaller model in the box: about twice as fast; for books, 4% larger");
   command->add_flag("--embed-model", options->embed,
                     "the model travels inside: the archive decodes without --model");
   command->add_flag("--verify", options->verify,
