@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sizes and speeds of `megabyte compress` beside other compressors, in one run: a Markdown table.
 
-    bench/compression.py build/megabyte --model DIR book.txt source.tar mixed.tar
+    bench/compression.py build/megabyte --model DIR --model ANOTHER book.txt source.tar mixed.tar
 
 The others are Debian's: xz -9e, zstd -19, bzip2 -9, brotli -q 11 and 7z's PPMd (order 32, 256 MiB); those that
 are not there are left out. Every archive is decoded and compared. Seconds are of the wall, of one run each,
@@ -50,7 +50,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("megabyte")
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, action="append", help="may be named several times")
     parser.add_argument("--threads", default="0")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -61,9 +61,11 @@ def main():
             for name, pack, unpack in others(packed, file):
                 if pack[0] and shutil.which(pack[0]):
                     print(row(name, file, pack, unpack, packed, back, "PPMd" not in name), flush=True)
-            model = ["--model", options.model, "--threads", options.threads, "--quiet"]
-            print(row("**megabyte compress**", file, [options.megabyte, "compress", file, "-o", "-", *model],
-                      [options.megabyte, "decompress", packed, "-o", "-", *model], packed, back), flush=True)
+            for folder in options.model:
+                model = ["--model", folder, "--threads", options.threads, "--quiet"]
+                print(row(f"**megabyte compress** ({os.path.basename(os.path.normpath(folder))})", file,
+                          [options.megabyte, "compress", file, "-o", "-", *model],
+                          [options.megabyte, "decompress", packed, "-o", "-", *model], packed, back), flush=True)
 
 
 main()

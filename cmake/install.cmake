@@ -6,8 +6,8 @@ include(CMakePackageConfigHelpers)
 install(TARGETS megabyte megabyte_cli EXPORT megabyte-targets)
 install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY plans/ DESTINATION ${CMAKE_INSTALL_DATADIR}/megabyte/plans)
-# From bin/, the program looks for it in ../share.
-install(DIRECTORY share/megabyte/model DESTINATION ${CMAKE_INSTALL_DATADIR}/megabyte)
+# From bin/, the program looks for them in ../share.
+install(DIRECTORY share/megabyte/model share/megabyte/model-fast DESTINATION ${CMAKE_INSTALL_DATADIR}/megabyte)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/megabyte)
 install(EXPORT megabyte-targets NAMESPACE megabyte:: DESTINATION ${package_folder})

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes anew what the model in the box (share/megabyte/model) was trained on: books, and text and sources that Debian
+"""Makes anew what the models in the box (share/megabyte) were trained on: books, and text and sources that Debian
 12's packages carry. Needs Debian's apt-get and dpkg-deb, no root; installs nothing.
 
     scripts/box_corpus.py --books train.txt --book-bytes 80000000 --out out/corpus
@@ -102,6 +102,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", type=pathlib.Path, required=True, help="books to train on, one text file")
     parser.add_argument("--book-bytes", type=int, required=True, help="how much of them, from the beginning")
+    parser.add_argument("--part", type=float, default=1, help="so much of what is taken of each package to train on")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     options = parser.parse_args()
 
@@ -115,7 +116,7 @@ def main():
             old.unlink()
     # Held-out packages go last: what they share with those before is not held out, and so left out.
     for kind, split, limit, package, patterns in sorted(wanted, key=lambda line: line[1] == "valid"):
-        size = int(float(limit) * 1e6)
+        size = int(float(limit) * (options.part if split == "train" else 1) * 1e6)
         if patterns == ".tar":
             texts = [tar_of(packages[package])[:size]]
         else:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What is installed: BUILD goes to a fresh prefix; the program there compresses with the model that came with it; and
+# What is installed: BUILD goes to a fresh prefix; the program there compresses with the models that came with it; and
 # another project, examples/, is built with find_package(megabyte) and continues a prompt.
 #   tests/install_test.sh SOURCE BUILD
 set -euo pipefail
@@ -18,6 +18,10 @@ cmp "$source/LICENSE" "$folder/back"
   echo "the model in the box does not halve a licence" >&2
   exit 1
 }
+"$folder/prefix/bin/megabyte" compress --fast "$source/LICENSE" -o "$folder/fast" 2>"$folder/said"
+grep -q "$folder/prefix/share/megabyte/model-fast" "$folder/said" || { cat "$folder/said" >&2; exit 1; }
+"$folder/prefix/bin/megabyte" decompress "$folder/fast" -o "$folder/back" --force --quiet
+cmp "$source/LICENSE" "$folder/back"
 out=$("$folder/build/complete" "$source/tests/fixtures/paper" "abc" | tr -d '\0')
 [[ $out == abc* && $out == *"bits per byte"* ]] || { echo "unexpected output: $out" >&2; exit 1; }
 "$folder/build/complete" /nonexistent abc 2>"$folder/error" && { echo "a missing model went unnoticed" >&2; exit 1; }

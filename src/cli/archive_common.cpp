@@ -103,10 +103,32 @@ std::string ArchiveOptions::backend(uint64_t streams) const {
   return on_gpu ? "exact-cuda" : "exact";
 }
 
-CodecModel::Load ArchiveOptions::load(bool quiet) const {
-  return [folder = model, quiet](Backend& backend) {
-    return load_model(model_folder(folder, quiet), backend, DType::f32, false);
+CodecModel::Load ArchiveOptions::load(bool quiet, bool fast) const {
+  return [folder = model, quiet, fast](Backend& backend) {
+    return load_model(model_folder(folder, quiet, fast ? kFastModel : kDefaultModel), backend,
+                      DType::f32, false);
   };
+}
+
+std::unique_ptr<CodecModel> ArchiveOptions::model_of(const Archive& archive, uint64_t streams,
+                                                     const std::string& where, bool quiet) const {
+  std::vector<fs::path> folders;
+  if (!model.empty()) {
+    folders = {model};
+  } else if (archive.header().coded && archive.model().empty()) {
+    folders = boxed_models();
+    if (folders.empty()) model_folder(model, quiet);  // says that none is there
+  }
+  fs::path last;
+  std::vector<ModelSource> sources;
+  for (const fs::path& folder : folders)
+    sources.push_back({folder.string(), [&last, folder](Backend& backend) {
+                         last = folder;
+                         return load_model(folder, backend, DType::f32, false);
+                       }});
+  auto found = megabyte::model_of(archive, streams, threads, sources, where, backend(streams));
+  if (model.empty() && !last.empty() && !quiet) say_boxed(last);
+  return found;
 }
 
 ArchiveProgress::ArchiveProgress(uint64_t bytes)

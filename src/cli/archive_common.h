@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -58,8 +59,11 @@ struct ArchiveOptions {
   void add_to(CLI::App& command);
   // The exact backend to code so many streams with.
   std::string backend(uint64_t streams) const;
-  // Of the folder named, or of the model in the box, which is named on stderr unless `quiet`.
-  CodecModel::Load load(bool quiet) const;
+  // Of the folder named, or of a model in the box, which is named on stderr unless `quiet`.
+  CodecModel::Load load(bool quiet, bool fast) const;
+  // What so many streams of an archive are decoded with; of the models in the box the right one.
+  std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams,
+                                       const std::string& where, bool quiet) const;
 };
 
 // "45%  12.3 kB/s  5m20s left" on a terminal. Error after a signal that OutputBytes has caught.

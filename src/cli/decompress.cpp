@@ -59,9 +59,7 @@ std::string default_output(const DecompressCommand& command) {
 double decode(const Archive& archive, const std::string& name, uint64_t from, uint64_t to,
               const DecompressCommand& command, const ArchiveWriter::Sink& sink) {
   const uint64_t streams = archive.header().streams_of(from, to).size();
-  const auto model =
-      model_of(archive, streams, command.archive.threads, command.archive.load(command.quiet), name,
-               command.archive.backend(streams));
+  const auto model = command.archive.model_of(archive, streams, name, command.quiet);
   ArchiveProgress progress(to - from);
   decompress(model.get(), archive, from, to, name, sink, [&](uint64_t done) { progress(done); });
   return progress.finish();

@@ -113,7 +113,7 @@ CompressResult compress(const CodecModel& with, Bytes original, const CompressOp
 }
 
 std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, int threads,
-                                     const CodecModel::Load& load, const std::string& where,
+                                     std::span<const ModelSource> sources, const std::string& where,
                                      const std::string& device) {
   if (!archive.header().coded) return nullptr;
   const CodedWith& coded = *archive.header().coded;
@@ -125,17 +125,20 @@ std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, i
   const Bytes inside = archive.model();
   if (!inside.empty() && sha256(inside) != coded.model)
     fail("{} is damaged: the model inside has another SHA-256", where);
-  auto model = std::make_unique<CodecModel>(
-      streams, threads,
-      [&](Backend& backend) {
-        return inside.empty() ? load(backend) : unpack_model(inside, backend, where);
-      },
-      device);
-  if (model->identity().model != coded.model)
-    fail(
-        "{} was made with another model: its SHA-256 is {}, that of the one given {}; name the "
-        "right one with --model",
-        where, hex(coded.model), hex(model->identity().model));
+  const ModelSource itself{"the one inside",
+                           [&](Backend& backend) { return unpack_model(inside, backend, where); }};
+  std::unique_ptr<CodecModel> model;
+  std::string others;
+  for (const ModelSource& source : inside.empty() ? sources : std::span(&itself, 1)) {
+    model = std::make_unique<CodecModel>(streams, threads, source.load, device);
+    if (model->identity().model == coded.model) break;
+    others += fmt::format("{}that of {} {}", others.empty() ? "" : ", ", source.name,
+                          hex(model->identity().model));
+    model.reset();
+  }
+  if (!model)
+    fail("{} was made with another model: its SHA-256 is {}, {}; name the right one with --model",
+         where, hex(coded.model), others);
   if (model->identity().self_test != coded.self_test)
     fail(
         "this machine does not compute what the one did that wrote {}: the self-test differs, and "

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -53,11 +54,17 @@ struct CompressResult {
 CompressResult compress(const CodecModel& with, Bytes original, const CompressOptions& options,
                         const ArchiveWriter::Sink& sink, const CodecProgress& progress = {});
 
-// What `streams` of an archive are decoded with: the model inside, or what `load` gives; null where
-// nothing is coded. Error when the model is another one, and when this program's or this machine's
-// arithmetic is not the one that the archive was made with.
+// A model that an archive may have been made with; messages name it.
+struct ModelSource {
+  std::string name;
+  CodecModel::Load load;
+};
+
+// What `streams` of an archive are decoded with: the model inside, or the first of `sources` that
+// it was made with; null where nothing is coded. Error when it was none of them, and when this
+// program's or this machine's arithmetic is not the one that the archive was made with.
 std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, int threads,
-                                     const CodecModel::Load& load, const std::string& where,
+                                     std::span<const ModelSource> sources, const std::string& where,
                                      const std::string& device = "exact");
 
 // Bytes [from, to) of the original, in order, each stream's checked before the sink is given them.

@@ -61,6 +61,65 @@ TEST_F(DefaultModel, CommandsTakeItWhereNoneIsNamed) {
   EXPECT_NE(run({"eval", "--data", folder_ / "text"}).find("1500 bytes"), std::string::npos);
 }
 
+// The program with two models in the box. What is compressed is what the fast one expects.
+class FastModel : public DefaultModel {
+ protected:
+  void SetUp() override {
+    DefaultModel::SetUp();
+    test::save_random_model("vocab_257", default_);
+    model_ += "-fast";
+    test::save_random_model("cross_patch", model_);
+    text_ = run_named({"generate", "--device", "exact", "--bytes", "1500", "--temperature", "0.5"},
+                      model_);
+    write_file(folder_ / "text", text_);
+    run({"compress", "--fast", folder_ / "text"});
+  }
+  CommandResult said(const std::vector<std::string>& words) const {
+    return run_megabyte(words, "", program_);
+  }
+
+  const std::string default_ = model_;
+  std::string text_;
+};
+
+TEST_F(FastModel, ArchivesKnowTheirModel) {
+  EXPECT_EQ(test::read_file(folder_ / "text.mbz"),
+            run_named({"compress", folder_ / "text", "-o", "-"}, model_));
+  run({"verify", folder_ / "text.mbz"});
+  EXPECT_EQ(run({"decompress", folder_ / "text.mbz", "-o", "-"}), text_);
+  const std::string listed = said({"list", folder_ / "text.mbz"}).out;
+  EXPECT_NE(listed.find("not inside, that of " + model_ + ";"), std::string::npos) << listed;
+  // One that is named is the only one tried.
+  const CommandResult other = said({"verify", folder_ / "text.mbz", "--model", default_});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_EQ(other.err.find(model_), std::string::npos) << other.err;
+}
+
+TEST_F(FastModel, AnArchiveOfNeitherIsRefusedAndBothAreNamed) {
+  fs::remove_all(model_);
+  test::save_random_model("rotary", model_);
+  const CommandResult result = said({"decompress", folder_ / "text.mbz", "--force"});
+  EXPECT_EQ(result.exit_code, 1);
+  for (const std::string& words :
+       {std::string("another model"), default_ + " ", model_ + " ", std::string("--model")})
+    EXPECT_NE(result.err.find(words), std::string::npos) << result.err;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  const std::string listed = said({"list", folder_ / "text.mbz"}).out;
+  EXPECT_NE(listed.find("not inside;"), std::string::npos) << listed;
+}
+
+TEST_F(FastModel, WhereItIsNotThereTheFolderIsNamed) {
+  fs::remove_all(model_);
+  const CommandResult result = said({"compress", "--fast", folder_ / "text", "--force"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find(model_), std::string::npos) << result.err;
+}
+
+TEST_F(FastModel, ItIsEitherTheFastOneOrOneThatIsNamed) {
+  const CommandResult result = said({"compress", "--fast", "--model", model_, folder_ / "text"});
+  EXPECT_EQ(result.exit_code, 2) << result.err;
+}
+
 TEST_F(DefaultModel, QuietCommandsDoNotNameIt) {
   test::save_random_model("cross_patch", model_);
   for (const std::vector<std::string>& words :

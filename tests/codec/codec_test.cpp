@@ -15,6 +15,7 @@ namespace megabyte {
 namespace {
 
 using test::random_bytes;
+using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr int kStreamBits = 8;
@@ -26,6 +27,15 @@ CodecModel::Load random_model(uint64_t seed) {
     model->parameters().initialize(seed, 0.6);
     return model;
   };
+}
+
+ModelSource random_source(uint64_t seed) {
+  return {"model " + std::to_string(seed), random_model(seed)};
+}
+
+std::unique_ptr<CodecModel> model_among(const std::vector<ModelSource>& sources, Bytes file,
+                                        int threads = 1) {
+  return model_of(Archive(file, "a.mbz"), 2, threads, sources, "a.mbz");
 }
 
 // Bytes as the model expects them: what random bits decode to.
@@ -136,23 +146,36 @@ TEST_F(CodecTest, EveryChangedByteAndEveryCutIsAnError) {
 
 TEST_F(CodecTest, AModelInsideIsUsedAndAnotherOneIsRefused) {
   const std::vector<uint8_t> original = expected_bytes(one_, 500, 1);
-  const CodecModel::Load none = [](Backend&) -> std::unique_ptr<Hierarchy> {
-    throw Error("asked for a model");
-  };
+  const ModelSource none{
+      "none", [](Backend&) -> std::unique_ptr<Hierarchy> { throw Error("asked for a model"); }};
   const std::vector<uint8_t> inside = compressed(one_, original, {.embed = true});
-  const auto model = model_of(Archive(inside, "a.mbz"), 2, 2, none, "a.mbz");
+  const auto model = model_among({none}, inside, 2);
   EXPECT_EQ(decompressed(model.get(), inside, 0, 500), original);
 
   const std::vector<uint8_t> file = compressed(one_, original);
-  const Archive archive(file, "a.mbz");
-  EXPECT_EQ(test::error_of([&] { model_of(archive, 2, 1, none, "a.mbz"); }), "asked for a model");
-  EXPECT_THAT(test::error_of([&] { model_of(archive, 2, 1, random_model(8), "a.mbz"); }),
+  EXPECT_EQ(test::error_of([&] { model_among({none}, file); }), "asked for a model");
+  EXPECT_THAT(test::error_of([&] { model_among({random_source(8)}, file); }),
               HasSubstr("made with another model"));
   // All stored: no model is asked for.
   const std::vector<uint8_t> stored = compressed(one_, random_bytes(500, 2), {.embed = true});
-  EXPECT_EQ(model_of(Archive(stored, "a.mbz"), 2, 1, none, "a.mbz"), nullptr);
+  EXPECT_EQ(model_among({none}, stored), nullptr);
   EXPECT_EQ(decompressed(nullptr, stored, 0, 500), random_bytes(500, 2));
   EXPECT_LT(stored.size(), 600u);
+}
+
+TEST_F(CodecTest, OfSeveralModelsTheRightOneIsTaken) {
+  const std::vector<uint8_t> original = expected_bytes(one_, 500, 1);
+  const std::vector<uint8_t> file = compressed(one_, original);
+  for (const std::vector<ModelSource>& sources :
+       {std::vector{random_source(7), random_source(8)},
+        std::vector{random_source(8), random_source(7)}}) {
+    const auto model = model_among(sources, file);
+    EXPECT_EQ(decompressed(model.get(), file, 0, 500), original);
+  }
+  EXPECT_THAT(test::error_of([&] {
+                model_among({random_source(8), random_source(9)}, file);
+              }),
+              AllOf(HasSubstr("that of model 8 "), HasSubstr(", that of model 9 ")));
 }
 
 // Sets bytes of the header and makes its checksum right.
@@ -167,8 +190,7 @@ TEST_F(CodecTest, OtherArithmeticIsRefusedBeforeAnythingIsDecoded) {
   const std::vector<uint8_t> file = compressed(one_, expected_bytes(one_, 500, 1));
   const auto refused = [&](size_t at) {
     const std::vector<uint8_t> changed = with_header(file, at, static_cast<uint8_t>(file[at] + 1));
-    return test::error_of(
-        [&] { model_of(Archive(changed, "a.mbz"), 2, 1, random_model(7), "a.mbz"); });
+    return test::error_of([&] { model_among({random_source(7)}, changed); });
   };
   EXPECT_THAT(refused(47), HasSubstr("numbers of version"));
   EXPECT_THAT(refused(49), HasSubstr("another model"));
