@@ -89,9 +89,9 @@ class Decoder {
   Tensor bytes_;                  // (B * patch) u16: those under one position
   Tensor logits_;                 // (B, V) master dtype
 
-  // Of a patch, the stages but the coarsest: by which of them are the same operations. Where no
-  // finer stage sees earlier patches, all but a row's first are; else those at one place of a row,
-  // which come again as rows slide.
+  // What runs below the coarsest stage, for each kind of patch whose operations are the same: a
+  // row's first patch and all others; or, where a finer stage sees earlier patches, those at each
+  // place of a row, which come again as rows slide. Empty: too many kinds to record.
   struct Patch {
     bool has_run = false;  // operation by operation
     std::unique_ptr<Recording> recording;
