@@ -53,9 +53,7 @@ class StageDecoder {
   // contiguous.
   Tensor row(const Tensor& t, const Tensor& packed, int64_t i) const;
   Tensor position_rows() const;  // learned positions of the next position, or none
-  void absorb_keys(const Tensor& qkv, const BlockCache& cache, int64_t row_length, int64_t first,
-                   int64_t last) const;
-  void complete();  // `last_` holds the unshifted vector
+  void complete();               // `last_` holds the unshifted vector
 
   Backend& backend_;
   const StageWeights& weights_;

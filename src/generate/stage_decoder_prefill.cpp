@@ -10,30 +10,6 @@ Tensor from(const Tensor& flat, int64_t begin) { return flat.slice(begin, flat.s
 
 }  // namespace
 
-// Positions [first, last) of each row of qkv (B * row_length, 3 D).
-void StageDecoder::absorb_keys(const Tensor& qkv, const BlockCache& cache, int64_t row_length,
-                               int64_t first, int64_t last) const {
-  const AttentionShape& at = shape_.attention;
-  const int64_t D = at.dim(), d = at.head_dim, width = 3 * D, capacity = cache.keys.shape[2];
-  const Tensor in = qkv.view({qkv.size()});
-  while (first < last) {  // in a ring, the rows up to its end and the rest
-    const int64_t slot = first % capacity, count = std::min(last - first, capacity - slot);
-    // Copies of a row's positions, or of a position's rows, whichever are fewer.
-    const bool by_row = batch_ <= count;
-    for (int64_t i = 0; i < std::min(batch_, count); ++i)
-      for (int64_t h = 0; h < at.heads; ++h) {
-        const int64_t b = by_row ? i : 0, p = by_row ? 0 : i;
-        const int64_t key = (b * row_length + first + p) * width + D + h * d;
-        const int64_t to = ((b * at.heads + h) * capacity + slot + p) * d;
-        for (const auto& [cached, offset] : {std::pair{cache.keys, key}, {cache.values, key + D}})
-          backend_.copy_rows(from(in, offset), by_row ? width : row_length * width,
-                             from(cached.view({cached.size()}), to),
-                             by_row ? d : at.heads * capacity * d, by_row ? count : batch_, d);
-      }
-    first += count;
-  }
-}
-
 void StageDecoder::absorb_block(const StageShape& shape, int64_t patches, bool encoder,
                                 size_t block, const BlockActivations& activations,
                                 const Pending& out) {
@@ -47,7 +23,14 @@ void StageDecoder::absorb_block(const StageShape& shape, int64_t patches, bool e
   const BlockCache& cache = encoder ? encoder_[block] : blocks_[block];
   if (cache.keys) {
     const int64_t first = at.cross > 0 ? std::max<int64_t>(0, complete - at.cross) : 0;
-    absorb_keys(activations.qkv, cache, row_length, first, complete);
+    backend_.cache_keys({.batch = batch_,
+                         .heads = at.heads,
+                         .head_dim = at.head_dim,
+                         .capacity = cache.keys.shape[2],
+                         .length = row_length,
+                         .first = first,
+                         .last = complete},
+                        activations.qkv, cache.keys, cache.values);
     return;
   }
   const Tensor in = activations.qkv.view({activations.qkv.size()});

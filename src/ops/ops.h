@@ -93,6 +93,19 @@ struct DecodeShape {
   int64_t dim() const { return heads * head_dim; }
 };
 
+// Positions [first, last) of rows of `length`, for the same cache: at most `capacity` of them.
+struct CacheShape {
+  int64_t batch;
+  int64_t heads;
+  int64_t head_dim;
+  int64_t capacity;
+  int64_t length;
+  int64_t first;
+  int64_t last;
+
+  int64_t dim() const { return heads * head_dim; }
+};
+
 // The feed-forward branch of a block, y = act(x . up^T + up_bias) . down^T + down_bias, or the
 // gradients of its parameters: up (F, D), up_bias (F), down (D, F), down_bias (D).
 struct FeedForward {
@@ -329,6 +342,10 @@ class Backend {
   // new key and value, then attends; out (batch, dim).
   virtual void attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& keys,
                                 const Tensor& values, const Tensor& out) = 0;
+  // Stores the keys and values of positions that ran together, qkv (batch * length, 3 * dim), where
+  // attention_decode() finds them.
+  virtual void cache_keys(const CacheShape& shape, const Tensor& qkv, const Tensor& keys,
+                          const Tensor& values);
   // Linear attention as a running state: state (batch, heads, head_dim + 1, head_dim), master
   // dtype, whose last row is the sum of feature-mapped keys and row i < head_dim holds sum_t
   // phi(k_t)[i] * v_t. Adds the new position, then asks. Uses batch, heads, head_dim only.

@@ -196,6 +196,24 @@ std::vector<OpCase> decode_cases() {
                          b.attention_decode(s, t["qkv"], t["keys"], t["values"], t["out"]);
                        }});
     }
+  const CacheShape caches[] = {// batch, heads, head_dim, capacity, length, first, last
+                               {1, 1, 4, 8, 5, 0, 5},
+                               {3, 2, 8, 16, 20, 4, 20},
+                               {2, 3, 5, 7, 40, 30, 36},
+                               {40, 4, 32, 64, 72, 8, 64},
+                               {2, 2, 16, 9, 9, 3, 3}};
+  for (const CacheShape& s : caches) {
+    const Shape cache{s.batch, s.heads, s.capacity, s.head_dim};
+    cases.push_back(
+        {.name = fmt::format("cache_keys_b{}_h{}_d{}_c{}_l{}_from{}_to{}", s.batch, s.heads,
+                             s.head_dim, s.capacity, s.length, s.first, s.last),
+         .arguments = {{"qkv", Role::compute, {s.batch * s.length, 3 * s.dim()}},
+                       {"keys", Role::compute, cache, changes},
+                       {"values", Role::compute, cache, changes}},
+         .run = [s](Backend& b, const Tensors& t) {
+           b.cache_keys(s, t["qkv"], t["keys"], t["values"]);
+         }});
+  }
   for (const DecodeShape& s : {DecodeShape{1, 1, 1}, DecodeShape{2, 3, 5}, DecodeShape{1, 2, 64}})
     cases.push_back(
         {.name = fmt::format("linear_attention_decode_b{}_h{}_d{}", s.batch, s.heads, s.head_dim),

@@ -64,6 +64,18 @@ void DeviceBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
   cuda::add(context_, a, b, out);
 }
 
+void DeviceBackend::cache_keys(const CacheShape& shape, const Tensor& qkv, const Tensor& keys,
+                               const Tensor& values) {
+  check(shape.first >= 0 && shape.first <= shape.last && shape.last <= shape.length &&
+            shape.last - shape.first <= shape.capacity,
+        "cache: positions of the row, as many as there is room for");
+  check(qkv.size() == shape.batch * shape.length * 3 * shape.dim() &&
+            keys.size() == shape.batch * shape.capacity * shape.dim() &&
+            values.size() == keys.size() && keys.dtype == qkv.dtype && values.dtype == qkv.dtype,
+        "cache: qkv, keys and values");
+  cuda::cache_keys(context_, shape, qkv, keys, values);
+}
+
 void DeviceBackend::sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
                            const Tensor& tokens) {
   check(logits.size() == shape.batch * shape.vocab && tokens.size() == shape.batch &&

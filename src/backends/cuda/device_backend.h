@@ -39,6 +39,8 @@ class DeviceBackend : public Backend {
                      const Tensor& pad, const Tensor& out) override;
   void unfold(const Tensor& in, int64_t length, int64_t width, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void cache_keys(const CacheShape& shape, const Tensor& qkv, const Tensor& keys,
+                  const Tensor& values) override;
   void sample(const SampleShape& shape, const Tensor& logits, const Tensor& draws,
               const Tensor& tokens) override;
 

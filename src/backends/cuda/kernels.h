@@ -49,6 +49,10 @@ void residual_norm_backward(Context& context, const Tensor& dy, const Tensor& xh
                             bool accumulate, const Tensor& dsum, const Tensor& ddelta,
                             const Tensor& dweight, const Tensor& dbias);
 
+// cache.cu
+void cache_keys(Context& context, const CacheShape& shape, const Tensor& qkv, const Tensor& keys,
+                const Tensor& values);
+
 // rotary.cu; turns (positions, head_dim / 2) holds cosine and sine of each angle.
 void fill_rotary_table(Context& context, int64_t positions, int64_t head_dim, float2* turns);
 // `turns` starts at the position of row 0.
