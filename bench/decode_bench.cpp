@@ -186,7 +186,7 @@ class Blocks {
 double microseconds(Backend& backend, const std::function<void()>& work) {
   work();  // may allocate
   backend.synchronize();
-  const std::unique_ptr<Recording> recording = backend.record(work);
+  const std::unique_ptr<Recording> recording = backend.record(work, 1);
   std::vector<double> times;
   constexpr int kReplays = 10;
   for (int i = 0; i < 7; ++i) {

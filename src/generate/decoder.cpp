@@ -205,16 +205,18 @@ void Decoder::draw_patch(const Run& run) {
   const auto place = std::min(length_ / patch_, static_cast<int64_t>(patches_.size()) - 1);
   Patch& patch = patches_[static_cast<size_t>(place)];
   if (patch.has_run && !patch.recording)
-    patch.recording = backend_.record([&] {
-      for (int64_t i = 0; i < patch_; ++i) {
-        step(1);
-        choose_(i, logits_, token(i));
-        ++length_;
-        complete(1);
-      }
-    });
+    patch.recording = backend_.record(
+        [&] {
+          for (int64_t i = 0; i < patch_; ++i) {
+            step(1);
+            choose_(i, logits_, token(i));
+            ++length_;
+            complete(1);
+          }
+        },
+        batch_);
   if (!patch.recording) {
-    draw_each(run);
+    backend_.run_rows([&] { draw_each(run); }, batch_);
     patch.has_run = true;
     return;
   }

@@ -189,9 +189,18 @@ class Backend {
   // Notes the operations that `work` calls, without running them; nullptr, and `work` is not
   // called, on backends that gain nothing from it. The same operations must have run before (they
   // may allocate when they first run), and `work` must neither read nor write the host's memory.
-  virtual std::unique_ptr<Recording> record(const std::function<void()>& work) {
+  // `rows`: all operations are of so many rows, or of a multiple of them in equal shares, and no
+  // share of any tensor depends on another's: one may go through all operations before the next
+  // goes through the first. Where nothing is known, 1.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& work, int64_t rows) {
     static_cast<void>(work);
+    static_cast<void>(rows);
     return nullptr;
+  }
+  // Runs such operations, now.
+  virtual void run_rows(const std::function<void()>& work, int64_t rows) {
+    static_cast<void>(rows);
+    work();
   }
 
   // --- memory

@@ -38,7 +38,7 @@ void Trainer::run_batch() {
     model_.loss(loss_scale());
     model_.backward();
   };
-  if (batch_has_run_ && !recording_) recording_ = model_.backend().record(work);
+  if (batch_has_run_ && !recording_) recording_ = model_.backend().record(work, 1);
   if (recording_) return recording_->replay();
   work();
   batch_has_run_ = true;

@@ -190,6 +190,36 @@ TEST(CudaExactStreams, AreTheSameForEveryKindOfModel) {
   }
 }
 
+// What is small enough there runs in one kernel for some rows each (exact_cuda/program.h): one row,
+// some, as many as there is room for, and more blocks than multiprocessors.
+TEST(CudaExactStreams, AreTheSameForAnyNumberSideBySide) {
+  if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  Config config = test::small_config("hourglass");
+  config.vocab_size = 256;
+  config.stages.resize(2);
+  StageConfig &global = config.stages[0], &local = config.stages[1];
+  global.length = 16;
+  local.length = 8;
+  local.dim = 128;
+  local.heads = 4;
+  local.ffn = 512;
+  local.layers = 2;
+  local.positions = Positions::rotary;
+  local.cross_patch = 56;
+  const test::WideModel host(config, "exact", DType::f32), device(config, "exact-cuda", DType::f32);
+  for (const size_t count : {1u, 9u, 300u, 2200u}) {
+    SCOPED_TRACE(count);
+    const auto streams = some_streams(count, static_cast<size_t>(config.context()) * 5 / 2);
+    StreamCoder one(host.model, 4), other(device.model, static_cast<int64_t>(count));
+    const auto coded = other.encode(spans(streams));
+    EXPECT_EQ(decoded(other, coded, streams), streams);
+    const size_t some = std::min<size_t>(count, 4);
+    const std::vector first(coded.begin(), coded.begin() + static_cast<std::ptrdiff_t>(some));
+    const std::vector whole(streams.begin(), streams.begin() + static_cast<std::ptrdiff_t>(some));
+    EXPECT_EQ(decoded(one, first, whole), whole);
+  }
+}
+
 TEST(Symbols, EveryTargetBelongsToOneSymbol) {
   Random random(5, 0);
   for (const uint64_t most : {1u, 3u, 1u << 22}) {

@@ -16,7 +16,7 @@ class RecordingBackend final : public reference::ReferenceBackend {
  public:
   int recordings = 0, replays = 0;
 
-  std::unique_ptr<Recording> record(const std::function<void()>& work) override {
+  std::unique_ptr<Recording> record(const std::function<void()>& work, int64_t) override {
     ++recordings;
     auto calls = std::make_unique<Calls>(*this);
     calls_ = &calls->list;

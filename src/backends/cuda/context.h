@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "backends/cuda/check.h"
 #include "ops/ops.h"
@@ -25,16 +26,21 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   cudaStream_t stream() {
+    enqueue_put_off();
     overlaps_ = false;
     return stream_;
   }
   // The same for kernels that know how to start early (overlap.cuh). May the next one do so: was
   // the last work on the stream such a kernel, too?
   cudaStream_t overlapped_stream() {
+    enqueue_put_off();
     overlaps_ = true;
     return stream_;
   }
   bool overlaps() const { return overlaps_; }
+  // `work` enqueues something that comes before all that follows: called once, before anything else
+  // asks for the stream.
+  void put_off(std::function<void()> work) { put_off_ = std::move(work); }
   cublasLtHandle_t cublas_handle() const { return cublas_; }
   int multiprocessors() const { return multiprocessors_; }
   int shared_memory() const { return shared_memory_; }  // bytes that a block can have at most
@@ -61,11 +67,16 @@ class Context {
   void upload(void* dst, const void* src, size_t bytes);
 
  private:
+  void enqueue_put_off() {
+    if (put_off_) std::exchange(put_off_, {})();
+  }
+
   static constexpr size_t kStagingBytes = size_t{4} << 20;
   static constexpr int kStagings = 2;
 
   cudaStream_t stream_ = nullptr;
   bool overlaps_ = false;
+  std::function<void()> put_off_;
   cublasLtHandle_t cublas_ = nullptr;
   int multiprocessors_ = 0, shared_memory_ = 0;
   bool multiplies_fp8_ = false;

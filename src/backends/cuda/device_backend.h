@@ -14,7 +14,7 @@ namespace megabyte::cuda {
 class DeviceBackend : public Backend {
  public:
   bool asynchronous() const override { return true; }
-  std::unique_ptr<Recording> record(const std::function<void()>& work) override {
+  std::unique_ptr<Recording> record(const std::function<void()>& work, int64_t) override {
     return context_.record(work);
   }
 

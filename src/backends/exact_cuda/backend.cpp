@@ -7,7 +7,7 @@
 #include "backends/exact/frequencies.h"
 #include "backends/exact/rotary_table.h"
 #include "backends/exact/weight_cache.h"
-#include "backends/exact_cuda/kernels.h"
+#include "backends/exact_cuda/program.h"
 #include "backends/factories.h"
 #include "ops/symbols.h"
 
@@ -62,24 +62,61 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
     DeviceBackend::zero(x);
   }
 
+  // Rows that know nothing of each other go through what is small in one kernel.
+  std::unique_ptr<Recording> record(const std::function<void()>& work, int64_t rows) override {
+    return context_.record([&] { run_rows(work, rows); });
+  }
+  void run_rows(const std::function<void()>& work, int64_t rows) override {
+    const Program::Collecting collecting(program_, rows);
+    work();
+    program_.launch();
+  }
+  void copy_rows(const Tensor& src, int64_t src_stride, const Tensor& dst, int64_t dst_stride,
+                 int64_t rows, int64_t cols) override {
+    const auto size = static_cast<int>(size_of(src.dtype));
+    const CopyStep step{src.data, dst.data, src_stride, dst_stride, static_cast<int>(cols), size};
+    if (!(size == 2 || size == 4) || src.dtype != dst.dtype || !program_.take(step, rows))
+      DeviceBackend::copy_rows(src, src_stride, dst, dst_stride, rows, cols);
+  }
+  void embed_forward(const EmbedShape& shape, const Tensor& tokens, const Tensor& table,
+                     const Tensor& positions, const Tensor& pad, const Tensor& out) override {
+    const EmbedStep step{tokens.as<uint16_t>(),
+                         table.as<float>(),
+                         positions ? positions.as<float>() : nullptr,
+                         out.as<float>(),
+                         static_cast<int>(shape.patch),
+                         static_cast<int>(shape.dim),
+                         static_cast<int>(table.shape[0])};
+    if (shape.shift || shape.length > 1 || !program_.take(step, shape.sequences))
+      DeviceBackend::embed_forward(shape, tokens, table, positions, pad, out);
+  }
+
   void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
                       const Tensor& pre, const Tensor& y) override {
     if (pre) refuse();
     const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
     check(w.shape[1] == K && y.size() == M * N, "linear: x (M, K), w (N, K) and y (M, N)");
-    const DeviceMatrix matrix = matrix_of(w);
-    const Int8Rows rows = scratch_rows(M, K);
-    quantise(context_, x.as<float>(), M, K, rows);
-    multiply(context_, rows, M, matrix, floats(bias, N, "linear: bias (N)"), act_of(activation),
-             y.as<float>());
+    const LinearStep product{.norm = {.x = x.as<float>()},
+                             .w = matrix_of(w),
+                             .bias = floats(bias, N, "linear: bias (N)"),
+                             .y = y.as<float>(),
+                             .act = act_of(activation),
+                             .norms = false};
+    run(product, M);
   }
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
                              const Tensor& sum, const Tensor& y, const Tensor& xhat,
                              const Tensor& rstd) override {
     if (xhat || rstd || dropout.rate > 0) refuse();
-    norm(context_, norm_of(x, delta, weight, bias, eps, sum), x.shape[0], x.shape[1],
-         floats(y, x.size(), "norm: y (M, D)"));
+    const int64_t M = x.shape[0], D = x.shape[1];
+    const LinearStep step{.norm = norm_of(x, delta, weight, bias, eps, sum),
+                          .w = {.q = nullptr, .scales = nullptr, .N = 0, .K = D},
+                          .bias = nullptr,
+                          .y = floats(y, x.size(), "norm: y (M, D)"),
+                          .act = exact::Act::none,
+                          .norms = true};
+    if (!program_.take(step, M)) norm(context_, step.norm, M, D, step.y);
   }
   void norm_linear(const Tensor& x, const Tensor& delta, const Tensor& norm_weight,
                    const Tensor& norm_bias, double eps, const Tensor& w, const Tensor& bias,
@@ -87,19 +124,24 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
                    const Tensor& y) override {
     const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
     check(w.shape[1] == K && y.size() == M * N, "norm and linear: shapes");
-    const DeviceMatrix matrix = matrix_of(w);
-    const Int8Rows rows = scratch_rows(M, K);
-    norm_and_quantise(context_, norm_of(x, delta, norm_weight, norm_bias, eps, sum), M, K, rows);
-    multiply(context_, rows, M, matrix, floats(bias, N, "linear: bias (N)"), act_of(activation),
-             y.as<float>());
+    const LinearStep product{.norm = norm_of(x, delta, norm_weight, norm_bias, eps, sum),
+                             .w = matrix_of(w),
+                             .bias = floats(bias, N, "linear: bias (N)"),
+                             .y = y.as<float>(),
+                             .act = act_of(activation),
+                             .norms = true};
+    run(product, M);
   }
 
   void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
               bool inverse) override {
     exact::refuse_to_turn_back(inverse);
     check(head_dim % 2 == 0 && qkv.shape[1] == 3 * heads * head_dim, "rotary: pairs of a head");
-    rotate(context_, qkv.as<float>(), qkv.shape[0], heads, head_dim, length,
-           turns(first + length, head_dim) + first * (head_dim / 2));
+    const int64_t rows = qkv.shape[0], half = head_dim / 2;
+    const RotaryStep step{qkv.as<float>(), turns(first + length, head_dim) + first * half,
+                          static_cast<int>(heads), static_cast<int>(half)};
+    if (length > 1 || !program_.take(step, rows))
+      rotate(context_, step.qkv, rows, heads, head_dim, length, step.turns);
   }
   void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
                          const Tensor& stats) override {
@@ -117,10 +159,14 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
     const int64_t D = shape.dim(), visible = shape.position - shape.first + 1;
     check(shape.first >= 0 && visible >= 1 && visible <= shape.capacity,
           "decode: the visible positions fit the cache");
-    attend_cached(context_, shape, floats(qkv, shape.batch * 3 * D, "decode: qkv"),
-                  floats(keys, shape.batch * shape.capacity * D, "decode: keys"),
-                  floats(values, shape.batch * shape.capacity * D, "decode: values"),
-                  floats(out, shape.batch * D, "decode: out"));
+    const Cached queries =
+        cached(shape, floats(qkv, shape.batch * 3 * D, "decode: qkv"),
+               floats(keys, shape.batch * shape.capacity * D, "decode: keys"),
+               floats(values, shape.batch * shape.capacity * D, "decode: values"),
+               floats(out, shape.batch * D, "decode: out"));
+    const AttentionStep step{queries, scale_of(shape.head_dim)};
+    if (shape.linear || !program_.take(step, shape.batch))
+      attend_cached(context_, queries, shape.batch, shape.linear);
   }
   void linear_attention_decode(const DecodeShape& shape, const Tensor& qkv, const Tensor& state,
                                const Tensor& out) override {
@@ -161,9 +207,11 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
     check(V >= static_cast<int64_t>(kByteValues) &&
               decoders.bytes() == static_cast<size_t>(rows) * sizeof(RangeDecoder),
           "decode: all bytes, a decoder for each row");
-    exact_cuda::decode_bytes(context_, floats(logits, rows * V, "decode: logits"), rows, V,
-                             reinterpret_cast<RangeDecoder*>(decoders.as<uint8_t>()),
-                             bytes.as<uint16_t>());
+    const DecodeStep step{floats(logits, rows * V, "decode: logits"),
+                          reinterpret_cast<RangeDecoder*>(decoders.as<uint8_t>()),
+                          bytes.as<uint16_t>(), static_cast<int>(V)};
+    if (!program_.take(step, rows))
+      exact_cuda::decode_bytes(context_, step.logits, rows, V, step.decoders, step.bytes);
   }
 
  private:
@@ -184,6 +232,15 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
             .eps = static_cast<float>(eps)};
   }
 
+  void run(const LinearStep& s, int64_t M) {
+    if (program_.take(s, M)) return;
+    const Int8Rows rows = scratch_rows(M, s.w.K);
+    if (s.norms)
+      norm_and_quantise(context_, s.norm, M, s.w.K, rows);
+    else
+      quantise(context_, s.norm.x, M, s.w.K, rows);
+    multiply(context_, rows, M, s.w, s.bias, s.act, s.y);
+  }
   Int8Rows scratch_rows(int64_t rows, int64_t columns) {
     return int8_rows(context_.scratch(int8_rows_bytes(rows, columns)), rows, columns);
   }
@@ -196,7 +253,7 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
   }
   Matrix make_matrix(const Tensor& w) {
     const int64_t N = w.shape[0], K = w.shape[1], across = blocks_across(K);
-    const int64_t padded = (N + kOutputs - 1) / kOutputs * kOutputs;
+    const int64_t padded = padded_outputs(N);
     std::vector<float> values(static_cast<size_t>(N * K));
     to_host(values.data(), w);
     QuantisedRows quantised = quantise_rows(values.data(), N, K);
@@ -231,6 +288,7 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
     return reinterpret_cast<const float2*>(tables.back().data());
   }
 
+  Program program_{context_};
   std::shared_ptr<Weights> weights_ =
       std::make_shared<Weights>();  // what is released later knows it
   exact::RotaryTables rotary_;

@@ -1,20 +1,13 @@
-// Frequencies of symbols: what they say a target costs, and the coding of bytes. A warp has a row.
+// What frequencies say a target costs, and the coding of bytes. A warp has a row.
+#include "backends/exact_cuda/frequencies.cuh"
+
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/vector.cuh"
-#include "backends/exact_cuda/kernels.h"
-#include "backends/exact_cuda/numbers.cuh"
 
 namespace megabyte::exact_cuda {
 namespace {
 
 constexpr int kWarps = 4;
-
-__device__ float largest_of(float top) {  // of a warp
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    top = maximum(__shfl_xor_sync(~0u, top, distance), top);
-  return top;
-}
 
 struct Loss {
   const float* logits;
@@ -48,35 +41,6 @@ __global__ void __launch_bounds__(32 * kWarps) loss_kernel(const Loss a) {
   a.nats[row] = nats;
 }
 
-// The frequencies of a row's 256 bytes: a lane has eight neighbouring ones.
-struct Frequencies {
-  static constexpr int kEach = 8;
-  uint32_t own[kEach];
-  uint32_t below;  // the sum of those of the lanes before
-  uint32_t total;
-  __device__ Frequencies(const float* logits, int lane) {
-    float x[kEach];
-    float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      x[i] = logits[lane * kEach + i];
-      top = maximum(x[i], top);
-    }
-    top = largest_of(top);
-    uint32_t sum = 0;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) sum += own[i] = frequency(x[i], top);
-    uint32_t upto = sum;
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const uint32_t earlier = __shfl_up_sync(~0u, upto, distance);
-      if (lane >= distance) upto += earlier;
-    }
-    below = upto - sum;
-    total = __shfl_sync(~0u, upto, 31);
-  }
-};
-
 __global__ void __launch_bounds__(32 * kWarps)
     shares_kernel(const float* logits, int64_t rows, int64_t vocab, const uint16_t* bytes,
                   ByteShare* shares) {
@@ -101,25 +65,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
-  RangeDecoder decoder = decoders[row];
-  const Frequencies f(logits + row * vocab, lane);
-  const uint32_t target = decoder.target(f.total);
-  uint32_t below = f.below;
-  int found = -1;
-  uint32_t frequency = 0;
-#pragma unroll
-  for (int i = 0; i < Frequencies::kEach; ++i) {
-    if (found < 0 && target >= below && target - below < f.own[i]) {
-      found = lane * Frequencies::kEach + i;
-      frequency = f.own[i];
-    }
-    if (found < 0) below += f.own[i];
-  }
-  __syncwarp();  // all have read the decoder that one changes
-  if (found < 0) return;
-  decoder.take(below, frequency);
-  decoders[row] = decoder;
-  bytes[row] = static_cast<uint16_t>(found);
+  decode_byte(logits + row * vocab, lane, decoders + row, bytes + row);
 }
 
 unsigned blocks_of(int64_t rows) { return cuda::grid_of(cuda::ceil_div(rows, kWarps)); }

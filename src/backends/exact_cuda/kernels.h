@@ -17,25 +17,31 @@ namespace megabyte::exact_cuda {
 // Matrices of int8 for the tensor cores: blocks of 8 rows by 64 columns, 512 bytes each, those of
 // the same rows one after the other; rows and columns that the matrix does not have are zeros in
 // weights.
-inline constexpr int64_t kBlockRows = 8, kBlockColumns = 64, kBlockBytes = 512;
+inline constexpr int kBlockRows = 8, kBlockColumns = 64, kBlockBytes = 512;
 __host__ __device__ constexpr int64_t blocks_across(int64_t columns) {
   return (columns + kBlockColumns - 1) / kBlockColumns;
 }
 // Where element (row, column) lies.
-__host__ __device__ constexpr int64_t place_of(int64_t row, int64_t column, int64_t across) {
+template <class Index>
+__host__ __device__ constexpr Index place_of(Index row, Index column, Index across) {
   return (row / kBlockRows * across + column / kBlockColumns) * kBlockBytes +
          row % kBlockRows * kBlockColumns + column % kBlockColumns;
 }
 
 // A matrix of weights (N, K), with a scale for each row; both padded to kOutputs rows.
-inline constexpr int64_t kOutputs = 32;
+inline constexpr int kOutputs = 32;
+template <class Index>
+__host__ __device__ constexpr Index padded_outputs(Index n) {
+  return (n + kOutputs - 1) / kOutputs * kOutputs;
+}
 struct DeviceMatrix {
   const int8_t* q;
   const float* scales;
   int64_t N, K;
 };
 
-__host__ __device__ constexpr int64_t padded(int64_t n) {  // to whole sixteens
+template <class Index>
+__host__ __device__ constexpr Index padded(Index n) {  // to whole sixteens
   return (n + 15) / 16 * 16;
 }
 
@@ -73,9 +79,16 @@ void multiply(cuda::Context& context, const Int8Rows& x, int64_t rows, const Dev
 // attention.cu; turns (positions, head_dim / 2) from the position of row 0 on.
 void rotate(cuda::Context& context, float* qkv, int64_t rows, int64_t heads, int64_t head_dim,
             int64_t length, const float2* turns);
+float scale_of(int64_t head_dim);  // 1 / sqrt(head_dim), rounded twice
 void attend(cuda::Context& context, const AttentionShape& shape, const float* qkv, float* out);
-void attend_cached(cuda::Context& context, const DecodeShape& shape, const float* qkv, float* keys,
-                   float* values, float* out);
+// A new position of each row, over keys and values (rows, heads, capacity, dim).
+struct Cached {
+  const float* qkv;
+  float *keys, *values, *out;
+  int heads, dim, capacity, slot_new, slot_first, visible;
+};
+Cached cached(const DecodeShape& shape, const float* qkv, float* keys, float* values, float* out);
+void attend_cached(cuda::Context& context, const Cached& queries, int64_t rows, bool linear);
 
 // linear_attention.cu: along sequences, with a running state.
 void attend_running(cuda::Context& context, const AttentionShape& shape, const float* qkv,

@@ -33,19 +33,29 @@ __device__ inline float exponential(float x) {
   return __uint_as_float(__float_as_uint(p) + (__float_as_uint(t) << 23));
 }
 
-__device__ inline float gelu(float x) {
-  const float u2 = __fmul_rn(x, __fmaf_rn(__fmul_rn(x, x), 0x1.2444f2p-4f, 0x1.988454p+0f));
-  const float e = exponential(__fsub_rn(0.0f, u2));
-  return __fdiv_rn(x, __fadd_rn(1.0f, e));
+// Of kCount numbers side by side: none waits for another's branches.
+template <int kCount>
+__device__ inline void gelu(float (&x)[kCount]) {
+  float below[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float u2 =
+        __fmul_rn(x[i], __fmaf_rn(__fmul_rn(x[i], x[i]), 0x1.2444f2p-4f, 0x1.988454p+0f));
+    below[i] = __fadd_rn(1.0f, exponential(__fsub_rn(0.0f, u2)));
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) x[i] = __fdiv_rn(x[i], below[i]);
 }
 
 // elu(x) + 1
 __device__ inline float feature(float x) { return x > 0.0f ? __fadd_rn(x, 1.0f) : exponential(x); }
 
-__device__ inline float activate(Act act, float x) {
+template <int kCount>
+__device__ inline void activate(Act act, float (&x)[kCount]) {
   if (act == Act::gelu) return gelu(x);
-  if (act == Act::relu) return x > 0.0f ? x : 0.0f;
-  return x;
+  if (act == Act::none) return;
+#pragma unroll
+  for (float& each : x) each = each > 0.0f ? each : 0.0f;
 }
 
 // The sixteen accumulators, one in each lane of half a warp, added pairwise: lane i + lane i + 8,

@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "backends/cuda/vector.cuh"
-#include "backends/exact_cuda/kernels.h"
-#include "backends/exact_cuda/numbers.cuh"
+#include "backends/exact_cuda/products.cuh"
 
 namespace megabyte::exact_cuda {
 namespace {
@@ -21,17 +20,6 @@ struct Product {
   Act act;
   bool pairs;  // may two neighbouring results be stored at once?
 };
-
-// sums += a (16, 32) . b (8, 32)^T. Which of the 32 terms a register holds does not matter as long
-// as a and b agree.
-__device__ inline void multiply_tiles(int (&sums)[4], int a0, int a1, int a2, int a3, int b0,
-                                      int b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, "
-      "%9}, {%0, %1, %2, %3};"
-      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 // What a warp reads of 64 terms: 16 bytes of a row in each lane.
 template <int kTiles>
@@ -86,8 +74,8 @@ __global__ void __launch_bounds__(32 * kMostWarps) product_kernel(const Product 
       float y[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c)
-        y[c] = activate(p.act, __fmaf_rn(__int2float_rn(sums[i / 2][j][i % 2 * 2 + c]),
-                                         __fmul_rn(p.scales[m], scale[c]), bias[c]));
+        y[c] = scaled(sums[i / 2][j][i % 2 * 2 + c], p.scales[m], scale[c], bias[c]);
+      activate(p.act, y);
       float* to = p.y + m * p.outputs + n;
       if (both && p.pairs) {
         *reinterpret_cast<float2*>(to) = make_float2(y[0], y[1]);
@@ -131,7 +119,7 @@ void multiply(cuda::Context& context, const Int8Rows& x, int64_t rows, const Dev
   constexpr int64_t kMostRows = int64_t{65535} * kTileRows;
   for (int64_t done = 0; done < rows; done += kMostRows) {
     p.rows = std::min(kMostRows, rows - done);
-    p.x = reinterpret_cast<const int4*>(x.q + place_of(done, 0, p.across));
+    p.x = reinterpret_cast<const int4*>(x.q + place_of<int64_t>(done, 0, p.across));
     p.scales = x.scales + done;
     p.y = y + done * w.N;
     // Large tiles read less, small ones keep more multiprocessors busy.
