@@ -73,8 +73,13 @@ CodecModel::CodecModel(uint64_t streams, int threads, const Load& load, const st
   const uint64_t rounds = (streams + most - 1) / most;
   batch_ = static_cast<int64_t>((streams + workers * rounds - 1) / (workers * rounds));
   bytes_ = pack_model(*model_);
-  identity_ = {
-      .numerics = exact::kVersion, .model = sha256(bytes_), .self_test = self_test(*model_)};
+  hash_ = sha256(bytes_);
+}
+
+const CodedWith& CodecModel::identity() const {
+  if (!identity_)
+    identity_ = {.numerics = exact::kVersion, .model = hash_, .self_test = self_test(*model_)};
+  return *identity_;
 }
 
 CompressResult compress(const CodecModel& with, Bytes original, const CompressOptions& options,
@@ -131,9 +136,9 @@ std::unique_ptr<CodecModel> model_of(const Archive& archive, uint64_t streams, i
   std::string others;
   for (const ModelSource& source : inside.empty() ? sources : std::span(&itself, 1)) {
     model = std::make_unique<CodecModel>(streams, threads, source.load, device);
-    if (model->identity().model == coded.model) break;
-    others += fmt::format("{}that of {} {}", others.empty() ? "" : ", ", source.name,
-                          hex(model->identity().model));
+    if (model->hash() == coded.model) break;
+    others +=
+        fmt::format("{}that of {} {}", others.empty() ? "" : ", ", source.name, hex(model->hash()));
     model.reset();
   }
   if (!model)

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,7 +27,10 @@ class CodecModel {
   CodecModel(uint64_t streams, int threads, const Load& load, const std::string& device = "exact");
 
   const Hierarchy& model() const { return *model_; }
-  const CodedWith& identity() const { return identity_; }
+  const Sha256Digest& hash() const { return hash_; }  // of bytes()
+  // What an archive says it was made with. The self-test runs when this is first called, which is
+  // not safe on two threads.
+  const CodedWith& identity() const;
   const std::vector<uint8_t>& bytes() const { return bytes_; }  // pack_model()
   int workers() const { return workers_; }  // threads that code, each some streams side by side
   int64_t batch() const { return batch_; }
@@ -37,7 +41,8 @@ class CodecModel {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Hierarchy> model_;
   std::vector<uint8_t> bytes_;
-  CodedWith identity_;
+  Sha256Digest hash_;
+  mutable std::optional<CodedWith> identity_;
 };
 
 struct CompressOptions {
