@@ -207,11 +207,11 @@ __device__ void run_step(const AttentionStep& s, const Rows& rows, std::byte* me
 
 // Brings what a step of attention will read closer, where it reads most of what there is.
 __device__ void prefetch(const Step& step, int64_t first, int count) {
+#if __CUDA_ARCH__ >= 900
   const Cached& a = step.attention.queries;
   if (threadIdx.x != 0 || 2 * a.visible < a.capacity) return;
   const int64_t size = int64_t{a.heads} * a.capacity * a.dim;
   const auto bytes = static_cast<unsigned>(count * step.rows * size * sizeof(float));
-#if __CUDA_ARCH__ >= 900
   for (const float* rows : {a.keys, a.values})
     asm volatile(
         "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(rows + first * step.rows * size),
