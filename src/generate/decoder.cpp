@@ -177,7 +177,7 @@ const std::vector<uint16_t>& Decoder::draw(const Run& run) {
   if (run.count == patch_ && run_length_ == patch_)
     draw_patch(run);
   else
-    draw_each(run);
+    draw_each(run, 0);
   drawn_.resize(static_cast<size_t>(run.count * batch_));
   const auto wait = backend_.fetch(drawn_.data(), tokens_.slice(run.first, run.count));
   // The caller gets these bytes while the device begins the next patch.
@@ -190,33 +190,24 @@ const std::vector<uint16_t>& Decoder::draw(const Run& run) {
   return drawn_;
 }
 
-void Decoder::draw_each(const Run& run) {
+void Decoder::draw_each(const Run& run, size_t coarsest) {
   for (int64_t i = run.first; i < run.first + run.count; ++i) {
-    step(0);
+    step(coarsest);
     choose_(i, logits_, token(i));
     ++length_;
-    complete(0);
+    complete(coarsest);
   }
 }
 
 void Decoder::draw_patch(const Run& run) {
-  if (patches_.empty()) return draw_each(run);
+  if (patches_.empty()) return draw_each(run, 0);
   const int64_t end = length_ + patch_;
   const auto place = std::min(length_ / patch_, static_cast<int64_t>(patches_.size()) - 1);
   Patch& patch = patches_[static_cast<size_t>(place)];
   if (patch.has_run && !patch.recording)
-    patch.recording = backend_.record(
-        [&] {
-          for (int64_t i = 0; i < patch_; ++i) {
-            step(1);
-            choose_(i, logits_, token(i));
-            ++length_;
-            complete(1);
-          }
-        },
-        batch_);
+    patch.recording = backend_.record([&] { draw_each(run, 1); }, batch_);
   if (!patch.recording) {
-    backend_.run_rows([&] { draw_each(run); }, batch_);
+    backend_.run_rows([&] { draw_each(run, 0); }, batch_);
     patch.has_run = true;
     return;
   }

@@ -71,7 +71,7 @@ class Decoder {
   void step(size_t coarsest);
   void complete(size_t coarsest);
   void complete_stage(size_t stage);
-  void draw_each(const Run& run);
+  void draw_each(const Run& run, size_t coarsest);  // bytes, of the stages from `coarsest` on
   void draw_patch(const Run& run);
 
   const Hierarchy& model_;
