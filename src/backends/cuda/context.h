@@ -39,7 +39,7 @@ class Context {
   }
   bool overlaps() const { return overlaps_; }
   // `work` enqueues something that comes before all that follows: called once, before anything else
-  // asks for the stream.
+  // asks for the stream. (Downloads keep it: nothing is fetched while something is put off.)
   void put_off(std::function<void()> work) { put_off_ = std::move(work); }
   cublasLtHandle_t cublas_handle() const { return cublas_; }
   int multiprocessors() const { return multiprocessors_; }
