@@ -36,9 +36,7 @@ struct Team {
       __syncthreads();
   }
   __device__ float maximum_of(float x) const {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2)
-      x = maximum(__shfl_xor_sync(~0u, x, distance), x);
+    x = maximum_of_warp(x);
     if constexpr (kTeam > 1) {
       if (thread % 32 == 0) shared[thread / 32] = x;
       __syncthreads();
@@ -119,7 +117,7 @@ __device__ void attend(const Team<kTeam>& team, const float* q, int dim, float s
   for (int c = team.thread; c < padded(dim); c += Team<kTeam>::kSize)
     query[c] = c >= dim ? 0.0f : kLinear ? feature(q[c]) : __fmul_rn(q[c], scale);
   team.sync();
-  float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
+  float top = minus_infinity();
   // All lanes of a warp go round equally often: they add up together.
   constexpr int kKeys = 4, kBeside = Team<kTeam>::kSize / 4;  // a thread's at once; threads' keys
 #pragma unroll 1

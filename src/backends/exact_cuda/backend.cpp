@@ -94,15 +94,7 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
   void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
                       const Tensor& pre, const Tensor& y) override {
     if (pre) refuse();
-    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
-    check(w.shape[1] == K && y.size() == M * N, "linear: x (M, K), w (N, K) and y (M, N)");
-    const LinearStep product{.norm = {.x = x.as<float>()},
-                             .w = matrix_of(w),
-                             .bias = floats(bias, N, "linear: bias (N)"),
-                             .y = y.as<float>(),
-                             .act = act_of(activation),
-                             .norms = false};
-    run(product, M);
+    run_linear(x, {.x = x.as<float>()}, false, w, bias, activation, y);
   }
   void residual_norm_forward(const Tensor& x, const Tensor& delta, const Dropout& dropout,
                              const Tensor& weight, const Tensor& bias, double eps,
@@ -122,15 +114,8 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
                    const Tensor& norm_bias, double eps, const Tensor& w, const Tensor& bias,
                    Activation activation, const Tensor& sum, const Tensor&,
                    const Tensor& y) override {
-    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
-    check(w.shape[1] == K && y.size() == M * N, "norm and linear: shapes");
-    const LinearStep product{.norm = norm_of(x, delta, norm_weight, norm_bias, eps, sum),
-                             .w = matrix_of(w),
-                             .bias = floats(bias, N, "linear: bias (N)"),
-                             .y = y.as<float>(),
-                             .act = act_of(activation),
-                             .norms = true};
-    run(product, M);
+    run_linear(x, norm_of(x, delta, norm_weight, norm_bias, eps, sum), true, w, bias, activation,
+               y);
   }
 
   void rotary(const Tensor& qkv, int64_t heads, int64_t head_dim, int64_t length, int64_t first,
@@ -232,13 +217,23 @@ class ExactCudaBackend final : public exact::ForwardOnly<cuda::DeviceBackend>, p
             .eps = static_cast<float>(eps)};
   }
 
-  void run(const LinearStep& s, int64_t M) {
+  // y = act(rows of `norm`, normed where `norms`, . w^T + bias)
+  void run_linear(const Tensor& x, const Norm& norm, bool norms, const Tensor& w,
+                  const Tensor& bias, Activation activation, const Tensor& y) {
+    const int64_t M = x.shape[0], K = x.shape[1], N = w.shape[0];
+    check(w.shape[1] == K && y.size() == M * N, "linear: x (M, K), w (N, K) and y (M, N)");
+    const LinearStep s{.norm = norm,
+                       .w = matrix_of(w),
+                       .bias = floats(bias, N, "linear: bias (N)"),
+                       .y = y.as<float>(),
+                       .act = act_of(activation),
+                       .norms = norms};
     if (program_.take(s, M)) return;
-    const Int8Rows rows = scratch_rows(M, s.w.K);
-    if (s.norms)
-      norm_and_quantise(context_, s.norm, M, s.w.K, rows);
+    const Int8Rows rows = scratch_rows(M, K);
+    if (norms)
+      norm_and_quantise(context_, norm, M, K, rows);
     else
-      quantise(context_, s.norm.x, M, s.w.K, rows);
+      quantise(context_, norm.x, M, K, rows);
     multiply(context_, rows, M, s.w, s.bias, s.act, s.y);
   }
   Int8Rows scratch_rows(int64_t rows, int64_t columns) {

@@ -24,9 +24,9 @@ __global__ void __launch_bounds__(32 * kWarps) loss_kernel(const Loss a) {
   double nats = 0;
   if (row % a.length < a.valid) {
     const float* logits = a.logits + row * a.vocab;
-    float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
+    float top = minus_infinity();
     for (int64_t i = lane; i < a.vocab; i += 32) top = maximum(logits[i], top);
-    top = largest_of(top);
+    top = maximum_of_warp(top);
     unsigned long long sum = 0;
     for (int64_t i = lane; i < a.vocab; i += 32) sum += frequency(logits[i], top);
 #pragma unroll

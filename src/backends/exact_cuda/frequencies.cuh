@@ -6,13 +6,6 @@
 
 namespace megabyte::exact_cuda {
 
-__device__ inline float largest_of(float top) {  // of a warp
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    top = maximum(__shfl_xor_sync(~0u, top, distance), top);
-  return top;
-}
-
 // The frequencies of a row's 256 bytes: a lane has eight neighbouring ones.
 struct Frequencies {
   static constexpr int kEach = 8;
@@ -21,13 +14,13 @@ struct Frequencies {
   uint32_t total;
   __device__ Frequencies(const float* logits, int lane) {
     float x[kEach];
-    float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
+    float top = minus_infinity();
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       x[i] = logits[lane * kEach + i];
       top = maximum(x[i], top);
     }
-    top = largest_of(top);
+    top = maximum_of_warp(top);
     uint32_t sum = 0;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) sum += own[i] = frequency(x[i], top);

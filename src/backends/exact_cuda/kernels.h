@@ -18,7 +18,8 @@ namespace megabyte::exact_cuda {
 // the same rows one after the other; rows and columns that the matrix does not have are zeros in
 // weights.
 inline constexpr int kBlockRows = 8, kBlockColumns = 64, kBlockBytes = 512;
-__host__ __device__ constexpr int64_t blocks_across(int64_t columns) {
+template <class Index>
+__host__ __device__ constexpr Index blocks_across(Index columns) {
   return (columns + kBlockColumns - 1) / kBlockColumns;
 }
 // Where element (row, column) lies.

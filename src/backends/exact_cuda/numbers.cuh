@@ -16,6 +16,15 @@ constexpr float kRounder = 0x1.8p23f;  // x + this is x rounded to a whole numbe
 
 __device__ inline float maximum(float newer, float top) { return newer > top ? newer : top; }
 
+__device__ inline float minus_infinity() { return __int_as_float(static_cast<int>(0xff800000u)); }
+
+__device__ inline float maximum_of_warp(float x) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    x = maximum(__shfl_xor_sync(~0u, x, distance), x);
+  return x;
+}
+
 __device__ inline float exponential(float x) {
   x = x > -86.0f ? x : -86.0f;
   x = 88.0f > x ? x : 88.0f;

@@ -1,7 +1,6 @@
 #include "backends/exact_cuda/program.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "backends/cuda/copies.cuh"
@@ -95,13 +94,10 @@ struct SharedWeights {
   float scales[kMostOutputs], bias[kMostOutputs];
 };
 
-__device__ inline int blocks_of_terms(const DeviceMatrix& w) {
-  return (static_cast<int>(w.K) + kBlockColumns - 1) / kBlockColumns;
-}
-
 __device__ void fetch(const LinearStep& s, SharedWeights& to) {
   const int outputs = static_cast<int>(s.w.N), thread = static_cast<int>(threadIdx.x);
-  const int pieces = padded_outputs(outputs) * blocks_of_terms(s.w) * (kBlockColumns / 16);
+  const int pieces =
+      padded_outputs(outputs) * blocks_across(static_cast<int>(s.w.K)) * (kBlockColumns / 16);
   const int4* from = reinterpret_cast<const int4*>(s.w.q);
 #pragma unroll 4
   for (int i = thread; i < pieces; i += kThreads)
@@ -118,7 +114,7 @@ __device__ void multiply(const LinearStep& s, const SharedWeights& weights, cons
                          const Rows& rows) {
   constexpr int kTiles = 2;
   const int lane = lane_of_thread(), outputs = static_cast<int>(s.w.N);
-  const int across = blocks_of_terms(s.w);
+  const int across = blocks_across(static_cast<int>(s.w.K));
   const int4* from_x = reinterpret_cast<const int4*>(x.q) + lane;
 #pragma unroll 1
   for (int first = warp_of_thread() * kTiles * 8; first < outputs; first += kWarps * kTiles * 8) {
@@ -164,7 +160,7 @@ __device__ void run_step(const LinearStep& s, const Rows& all, const SharedWeigh
   const auto terms = static_cast<int>(s.w.K);
   auto* q = reinterpret_cast<int8_t*>(memory);
   const Int8Rows x{
-      q, reinterpret_cast<float*>(q + kRowsOfTile * blocks_of_terms(s.w) * kBlockColumns)};
+      q, reinterpret_cast<float*>(q + kRowsOfTile * blocks_across(terms) * kBlockColumns)};
 #pragma unroll 1
   for (int done = 0; done < all.count; done += kRowsOfTile) {
     if (done > 0) __syncthreads();  // before x is written again
@@ -190,8 +186,7 @@ __device__ void run_step(const RotaryStep& s, const Rows& rows) {
   });
 }
 
-// --- attention: a warp has a query
-
+// A warp has a query.
 __device__ void run_step(const AttentionStep& s, const Rows& rows, std::byte* memory) {
   const int warp = warp_of_thread();
   float* query = reinterpret_cast<float*>(memory) + warp * (kWindowDim + kMostSeen);

@@ -85,7 +85,7 @@ void quantise(cuda::Context& context, const float* x, int64_t rows, int64_t colu
   const auto launch = [&]<int kWarps>() {
     const unsigned grid = cuda::grid_of(cuda::ceil_div(rows, kThreads / (32 * kWarps)));
     quantise_kernel<kWarps><<<grid, kThreads, 0, context.stream()>>>(
-        x, rows, static_cast<int>(columns), static_cast<int>(blocks_across(columns)), out);
+        x, rows, static_cast<int>(columns), blocks_across(static_cast<int>(columns)), out);
   };
   if (columns <= 512)
     launch.template operator()<1>();

@@ -96,7 +96,7 @@ __device__ void write_quantised(const Place& place, int columns, const Int8Rows&
   const Quantiser quantise(largest);
   if (!place.real) return;
   if (place.lane == 0) out.scales[place.to] = quantise.scale();
-  int8_t* to = out.q + place_of<int64_t>(place.to, 0, blocks_across(columns)) + place.lane;
+  int8_t* to = out.q + place_of<int64_t>(place.to, 0, blocks_across<int64_t>(columns)) + place.lane;
   const auto at = [](int sixteen) { return place_of(0, sixteen * kLanes, 0); };
   values([&](int sixteen, float x) { to[at(sixteen)] = quantise(x); });
   // The last block's other columns.

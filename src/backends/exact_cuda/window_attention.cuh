@@ -100,14 +100,12 @@ __device__ inline void attend_window(const Seen& seen, const float* q, float sca
   float scores[2];
   const int first = add_lanes(lane, lanes, scores);
   read_values(kMostSeen / 2, kMostSeen);
-  float top = __int_as_float(static_cast<int>(0xff800000u));  // -infinity
+  float top = minus_infinity();
   const int p[2] = {8 * first + lane / 4, 8 * first + 8 + lane / 4};
 #pragma unroll
   for (int i = 0; i < 2; ++i)
     if (p[i] < seen.visible) top = maximum(scores[i], top);
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    top = maximum(__shfl_xor_sync(~0u, top, distance), top);
+  top = maximum_of_warp(top);
 #pragma unroll
   for (int i = 0; i < 2; ++i)
     weights[p[i]] = p[i] < seen.visible ? exponential(__fsub_rn(scores[i], top)) : 0.0f;
