@@ -192,7 +192,10 @@ TEST(CudaExactStreams, AreTheSameForEveryKindOfModel) {
 
 // What is small enough there runs in one kernel for some rows each (exact_cuda/program.h): one row,
 // some, as many as there is room for, and more blocks than multiprocessors.
-TEST(CudaExactStreams, AreTheSameForAnyNumberSideBySide) {
+class SideBySide : public testing::TestWithParam<size_t> {};
+INSTANTIATE_TEST_SUITE_P(CudaExactStreams, SideBySide, testing::Values(1, 9, 300, 2200),
+                         testing::PrintToStringParamName());
+TEST_P(SideBySide, StreamsAreTheSame) {
   if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
   Config config = test::small_config("hourglass");
   config.vocab_size = 256;
@@ -207,17 +210,14 @@ TEST(CudaExactStreams, AreTheSameForAnyNumberSideBySide) {
   local.positions = Positions::rotary;
   local.cross_patch = 56;
   const test::WideModel host(config, "exact", DType::f32), device(config, "exact-cuda", DType::f32);
-  for (const size_t count : {1u, 9u, 300u, 2200u}) {
-    SCOPED_TRACE(count);
-    const auto streams = some_streams(count, static_cast<size_t>(config.context()) * 5 / 2);
-    StreamCoder one(host.model, 4), other(device.model, static_cast<int64_t>(count));
-    const auto coded = other.encode(spans(streams));
-    EXPECT_EQ(decoded(other, coded, streams), streams);
-    const size_t some = std::min<size_t>(count, 4);
-    const std::vector first(coded.begin(), coded.begin() + static_cast<std::ptrdiff_t>(some));
-    const std::vector whole(streams.begin(), streams.begin() + static_cast<std::ptrdiff_t>(some));
-    EXPECT_EQ(decoded(one, first, whole), whole);
-  }
+  const size_t count = GetParam(), some = std::min<size_t>(count, 4);
+  const auto streams = some_streams(count, static_cast<size_t>(config.context()) * 5 / 2);
+  StreamCoder one(host.model, 4), other(device.model, static_cast<int64_t>(count));
+  const auto coded = other.encode(spans(streams));
+  EXPECT_EQ(decoded(other, coded, streams), streams);
+  const std::vector first(coded.begin(), coded.begin() + static_cast<std::ptrdiff_t>(some));
+  const std::vector whole(streams.begin(), streams.begin() + static_cast<std::ptrdiff_t>(some));
+  EXPECT_EQ(decoded(one, first, whole), whole);
 }
 
 TEST(Symbols, EveryTargetBelongsToOneSymbol) {

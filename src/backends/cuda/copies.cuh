@@ -77,9 +77,10 @@ class RowCopies {
     if (threadIdx.x == 0) {
       init_arrivals(arrival_, 1);
       publish_arrivals();
-      arrive_expecting(arrival_, count * bytes);
     }
     __syncthreads();
+    // The phase does not end before this, whatever has been brought by then.
+    if (threadIdx.x == 0) arrive_expecting(arrival_, count * bytes);
     // A warp sends for one row after another, which takes its time: all warps do.
     if (lane == 0)
       for (int i = warp; i < count; i += static_cast<int>(blockDim.x) / 32)
