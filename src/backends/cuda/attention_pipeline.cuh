@@ -119,6 +119,7 @@ struct Ring {
     return advance();
   }
   __device__ void release(uint32_t of) const {
+    __syncwarp();  // all lanes have read it
     if (threadIdx.x % 32 == 0) arrive(empty(of));
   }
 };

@@ -21,7 +21,7 @@ struct Ring {
   __device__ void init() const {
     for (int i = 0; i < G::kSlots; ++i) {
       init_arrivals(full + 8 * i, 1);
-      init_arrivals(empty + 8 * i, kWarps);
+      init_arrivals(empty + 8 * i, 32 * kWarps);
     }
     publish_arrivals();
   }
@@ -106,9 +106,10 @@ class Receiver {
     const int slot = ring_.slot + ahead;
     return ring_.memory + (slot >= G::kSlots ? slot - G::kSlots : slot) * G::kSlotBytes;
   }
-  // Of the current slot, once all lanes have read it.
+  // Of the current slot: a lane says so once it has read its part. (That all do costs nothing
+  // beside one for the warp, and needs no order among its lanes.)
   __device__ void release() {
-    if (threadIdx.x % 32 == 0) arrive(ring_.empty + 8 * ring_.slot);
+    arrive(ring_.empty + 8 * ring_.slot);
     ring_.next();
   }
 

@@ -24,7 +24,8 @@ struct RowGeometry : Deal<D_> {
   static constexpr int kSums = kWarps * 8 * Deal<D_>::kUp;  // floats
   static constexpr int kAnswer = kHead + 4;                 // floats of a warp's answer
   static constexpr int kShared = kSlots * Deal<D_>::kSlotBytes + 2 * kWarps * kPieceBytes +
-                                 2 * 4 * kSums + 4 * kWarps * kAnswer + 8 * kWarps + 16 * kSlots;
+                                 2 * 4 * kSums + 4 * kWarps * kAnswer + 2 * 8 * kWarps +
+                                 16 * kSlots;
   // Where the vectors are in the exchange, in units, after a line for a count of blocks.
   static constexpr int kQkvUnits = 0, kAttendedUnits = 3 * D / 2, kHiddenUnits = 2 * D,
                        kDownUnits = 4 * D, kPartUnits = 9 * D / 2,
@@ -109,7 +110,7 @@ class Row {
       if (l > 0) await(vector_at(G::kDownUnits), tag_, delta);
       ++tag_;
       add(delta);
-      norm();
+      norm<0>();
       load_norm(w.norm2_weight, w.norm2_bias);
       multiply<G::kQkv>(sums_);
       finish<G::kQkv, kEven>(sums_, bias, G::kQkvUnits, Activation::none);
@@ -127,7 +128,7 @@ class Row {
       bias = bias_of<G::kUp>(w.up_bias);
       await(vector_at(G::kAttendedUnits), tag_, delta);
       add(delta);
-      norm();
+      norm<1>();
       const bool last = l + 1 == call_.count;
       const Layer& next = call_.layers[last ? l : l + 1];
       load_norm(last ? call_.norm_weight : next.norm1_weight,
@@ -142,7 +143,7 @@ class Row {
     if (blockIdx.x != 0) return;
     await(vector_at(G::kDownUnits), tag_, delta);
     add(delta);
-    norm();
+    norm<0>();
 #pragma unroll
     for (int i = 0; i < G::kPacks; ++i) {
       const int at = mine() + 128 * i;
@@ -192,8 +193,11 @@ class Row {
                                     : float2{};
   }
 
-  // Leaves the norm of x in piece_ and operand_.
+  // Leaves the norm of x in piece_ and operand_. kHalf: of stats_, another than the norm before
+  // has, whose readers need not be waited for then.
+  template <int kHalf>
   __device__ void norm() {
+    float2* const shared_stats = stats_ + kHalf * kWarps;
     const float pivot = __shfl_sync(~0U, x_[0][0], 0);
     float sum = 0, squares = 0;
 #pragma unroll
@@ -211,13 +215,13 @@ class Row {
     }
     // Mean, and squares about it, of each warp's piece; then of all.
     constexpr float kShare = 1.0F / G::kSlice;
-    if (lane_ == 0) stats_[warp_] = {pivot + sum * kShare, squares - sum * sum * kShare};
+    if (lane_ == 0) shared_stats[warp_] = {pivot + sum * kShare, squares - sum * sum * kShare};
     wait_for_warps<kAll>();
     float2 stats[kWarps];
     float mean = 0, within = 0, between = 0;
 #pragma unroll
     for (int i = 0; i < kWarps; ++i) {
-      stats[i] = stats_[i];
+      stats[i] = shared_stats[i];
       mean += stats[i].x;
       within += stats[i].y;
     }
