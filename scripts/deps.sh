@@ -6,7 +6,7 @@
 set -euo pipefail
 
 declare -A groups=(
-  [build]="g++ cmake ninja-build libdnnl-dev libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev libpng-dev libjpeg-dev libsndfile1-dev libsamplerate0-dev libcrypto++-dev"
+  [build]="g++ cmake ninja-build libdnnl-dev libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev libpng-dev libjpeg-dev libexif-dev libsndfile1-dev libsamplerate0-dev libcrypto++-dev"
   [test]="libgtest-dev libgmock-dev clang libclang-rt-dev"
   [arm]="g++-aarch64-linux-gnu qemu-user"
   [quickstart]="perl perl-doc gzip bzip2 xz-utils"
@@ -29,7 +29,7 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
 This system has no apt-get. Please install what these Debian packages hold by your system's own means:
   ${packages[*]}
 (a C++20 compiler, CMake 3.25, Ninja, oneDNN 2.x, Highway, CLI11, nlohmann-json, {fmt}, libpng, libjpeg,
-libsndfile, libsamplerate, Crypto++, GoogleTest),
+libexif, libsndfile, libsamplerate, Crypto++, GoogleTest),
 then run make again with SKIP_DEPS=1.
 END
   exit 1

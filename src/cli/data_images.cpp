@@ -160,7 +160,7 @@ void add_data_images(CLI::App& app) {
       "  crop     cut out the middle without scaling\n"
       "  tile     cut into as many images as fit, without scaling\n"
       "A file that is damaged, or too small to crop, is named and skipped. Transparency shows\n"
-      "white; a camera's note about rotation (EXIF) is not followed.");
+      "white; a JPEG is turned as its camera notes (EXIF).");
   options->files.add_to(*command, "images", {"*.png", "*.jpg", "*.jpeg", "*.ppm", "*.pgm"});
   options->layout.add_to(*command);
   command->add_option("--fit", options->fit, "how an image comes to the size")

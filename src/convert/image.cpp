@@ -12,8 +12,10 @@
 #include <csetjmp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
+#include "convert/orientation.h"
 #include "io/atomic_file.h"
 
 namespace megabyte {
@@ -49,6 +51,8 @@ Image decode_png(std::span<const std::byte> file) {
 
 // libjpeg reports errors by a function that must not return.
 struct Jpeg {
+  static constexpr int kExifMarker = JPEG_APP0 + 1;
+
   jpeg_decompress_struct state{};
   jpeg_error_mgr errors{};
   std::jmp_buf failed;
@@ -78,6 +82,7 @@ struct Jpeg {
     if (setjmp(failed)) return false;
     jpeg_create_decompress(&state);
     jpeg_mem_src(&state, reinterpret_cast<const unsigned char*>(file.data()), file.size());
+    jpeg_save_markers(&state, kExifMarker, 0xFFFF);
     jpeg_read_header(&state, TRUE);
     state.out_color_space = JCS_RGB;
     jpeg_start_decompress(&state);
@@ -92,14 +97,26 @@ struct Jpeg {
     jpeg_finish_decompress(&state);
     return true;
   }
+  // Between start() and read(), which gives its memory back.
+  int orientation() const {
+    constexpr std::string_view kExif("Exif\0\0", 6);
+    for (auto* marker = state.marker_list; marker != nullptr; marker = marker->next) {
+      const std::span data(marker->data, marker->data_length);
+      if (marker->marker == kExifMarker && data.size() >= kExif.size() &&
+          std::equal(kExif.begin(), kExif.end(), data.begin()))
+        return exif_orientation(data);
+    }
+    return 1;
+  }
 };
 
 Image decode_jpeg(std::span<const std::byte> file) {
   Jpeg jpeg;
   if (!jpeg.start(file)) fail("it is a JPEG file that cannot be read: {}", jpeg.message);
   Image image = empty_image(jpeg.state.output_width, jpeg.state.output_height);
+  const int orientation = jpeg.orientation();
   if (!jpeg.read(image.rgb.data())) fail("it is a damaged JPEG file: {}", jpeg.message);
-  return image;
+  return upright(std::move(image), orientation);
 }
 
 // Numbers of a Netpbm header, between white space and comments.

@@ -15,8 +15,8 @@ struct Image {
 };
 
 // Decodes a PNG, JPEG or binary PPM/PGM file, told apart by their first bytes. Grey becomes RGB, 16
-// bits become 8, what is transparent shows white. Error, without the file's name, for anything else
-// and for a file that is damaged or cut short.
+// bits become 8, what is transparent shows white; a JPEG is turned as its camera notes. Error,
+// without the file's name, for anything else and for a file that is damaged or cut short.
 Image decode_image(std::span<const std::byte> file);
 
 void write_png(const std::filesystem::path& file, const Image& image);

@@ -56,6 +56,22 @@ TEST_F(DataImagesCommand, ThereAndBackInBothOrders) {
   EXPECT_EQ(raster.substr(0, 192), ppm_of(random_image(8, 8, 0)).substr(11));
 }
 
+TEST_F(DataImagesCommand, TurnsJpegsAsTheirCameraNotes) {
+  // Dark on the left; the camera was turned by 90 degrees, so that is the top.
+  std::vector<uint8_t> samples;
+  for (int y = 0; y < 16; ++y)
+    for (int x = 0; x < 32; ++x) samples.push_back(x < 16 ? 20 : 220);
+  write_file(folder_ / "turned.jpg", jpeg_of(samples, 32, 16, 1, exif_of(6, true)));
+  ASSERT_EQ(data({"images", folder_ / "turned.jpg", "--out", folder_ / "turned.bin", "--size",
+                  "16x32", "--scan", "raster"})
+                .exit_code,
+            0);
+  const std::string bytes = read_file(folder_ / "turned.bin");
+  ASSERT_EQ(bytes.size(), 3u * 16 * 32);
+  for (size_t i = 0; i < bytes.size(); ++i)
+    EXPECT_NEAR(static_cast<uint8_t>(bytes[i]), i < bytes.size() / 2 ? 20 : 220, 4) << i;
+}
+
 TEST_F(DataImagesCommand, TheManifestSaysWhatWasMadeOfWhat) {
   ASSERT_EQ(images({"--patch", "4", "--fit", "crop"}).exit_code, 0);
   const nlohmann::json manifest = nlohmann::json::parse(read_file(folder_ / "out.bin.json"));

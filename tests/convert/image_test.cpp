@@ -1,11 +1,6 @@
 #include "convert/image.h"
 
-#include <cstdio>
-// jpeglib.h wants FILE declared.
-#include <jpeglib.h>
 #include <png.h>
-
-#include <cstdlib>
 
 #include "support/command.h"
 #include "support/errors.h"
@@ -15,6 +10,8 @@ namespace megabyte {
 namespace {
 
 using test::bytes_of;
+using test::exif_of;
+using test::jpeg_of;
 using test::random_image;
 using testing::AllOf;
 using testing::HasSubstr;
@@ -36,34 +33,6 @@ std::string png_of(uint32_t format, uint32_t width, uint32_t height,
   std::string file(size, '\0');
   EXPECT_TRUE(png_image_write_to_memory(&png, file.data(), &size, 0, samples.data(), 0, nullptr));
   file.resize(size);
-  return file;
-}
-
-std::string jpeg_of(const std::vector<uint8_t>& samples, uint32_t width, uint32_t height,
-                    J_COLOR_SPACE space, int channels) {
-  jpeg_compress_struct state{};
-  jpeg_error_mgr errors{};
-  state.err = jpeg_std_error(&errors);
-  jpeg_create_compress(&state);
-  unsigned char* memory = nullptr;
-  unsigned long size = 0;
-  jpeg_mem_dest(&state, &memory, &size);
-  state.image_width = width;
-  state.image_height = height;
-  state.input_components = channels;
-  state.in_color_space = space;
-  jpeg_set_defaults(&state);
-  jpeg_set_quality(&state, 95, TRUE);
-  jpeg_start_compress(&state, TRUE);
-  std::vector<uint8_t> rows = samples;
-  for (uint32_t y = 0; y < height; ++y) {
-    JSAMPROW row = rows.data() + size_t{y} * width * static_cast<uint32_t>(channels);
-    jpeg_write_scanlines(&state, &row, 1);
-  }
-  jpeg_finish_compress(&state);
-  jpeg_destroy_compress(&state);
-  const std::string file(reinterpret_cast<char*>(memory), size);
-  std::free(memory);
   return file;
 }
 
@@ -92,15 +61,54 @@ TEST(ImageTest, OtherPngsBecomeRgb) {
 TEST(ImageTest, JpegsBecomeRgb) {
   std::vector<uint8_t> flat;
   for (int i = 0; i < 20 * 10; ++i) flat.insert(flat.end(), {200, 100, 50});
-  const Image image = decode_image(bytes_of(jpeg_of(flat, 20, 10, JCS_RGB, 3)));
+  const Image image = decode_image(bytes_of(jpeg_of(flat, 20, 10, 3)));
   EXPECT_EQ(image.width, 20);
   EXPECT_EQ(image.height, 10);
   for (size_t i = 0; i < flat.size(); ++i) EXPECT_NEAR(image.rgb[i], flat[i], 4);
   const std::vector<uint8_t> grey(64, 90);
-  for (const uint8_t value : decode_image(bytes_of(jpeg_of(grey, 8, 8, JCS_GRAYSCALE, 1))).rgb)
+  for (const uint8_t value : decode_image(bytes_of(jpeg_of(grey, 8, 8, 1))).rgb)
     EXPECT_NEAR(value, 90, 2);
-  EXPECT_THAT(image_complaint(jpeg_of(std::vector<uint8_t>(256, 9), 8, 8, JCS_CMYK, 4)),
+  EXPECT_THAT(image_complaint(jpeg_of(std::vector<uint8_t>(256, 9), 8, 8, 4)),
               HasSubstr("cannot be read"));
+}
+
+// A picture in four quarters, in one colour each, of whole blocks of JPEG.
+constexpr uint32_t kWide = 64, kHigh = 32;
+std::string quarters(const std::string& exif) {
+  std::vector<uint8_t> rgb;
+  for (uint32_t y = 0; y < kHigh; ++y)
+    for (uint32_t x = 0; x < kWide; ++x)
+      rgb.insert(rgb.end(), 3, static_cast<uint8_t>(50 * (x / (kWide / 2) + y / (kHigh / 2) * 2)));
+  return jpeg_of(rgb, kWide, kHigh, 3, exif);
+}
+// Which of the stored quarters the shown ones are, from left to right and top to bottom.
+std::vector<int> shown_quarters(const Image& image) {
+  std::vector<int> shown;
+  for (const int64_t y : {int64_t{3}, image.height - 3})
+    for (const int64_t x : {int64_t{3}, image.width - 3})
+      shown.push_back((image.rgb[static_cast<size_t>(3 * (y * image.width + x))] + 25) / 50);
+  return shown;
+}
+
+TEST(ImageTest, JpegsAreTurnedAsTheirCameraNotes) {
+  const std::vector<std::vector<int>> expected{{0, 1, 2, 3}, {1, 0, 3, 2}, {3, 2, 1, 0},
+                                               {2, 3, 0, 1}, {0, 2, 1, 3}, {2, 0, 3, 1},
+                                               {3, 1, 2, 0}, {1, 3, 0, 2}};
+  for (const bool little_endian : {true, false})
+    for (int orientation = 1; orientation <= 8; ++orientation) {
+      SCOPED_TRACE(orientation);
+      const Image image =
+          decode_image(bytes_of(quarters(exif_of(static_cast<char>(orientation), little_endian))));
+      EXPECT_EQ(image.width, orientation < 5 ? kWide : kHigh);
+      EXPECT_EQ(image.height, orientation < 5 ? kHigh : kWide);
+      EXPECT_EQ(shown_quarters(image), expected[static_cast<size_t>(orientation - 1)]);
+    }
+  // None, or one that says nothing: the picture is as it is stored.
+  const std::string turned = exif_of(6, true);
+  for (const std::string& exif :
+       {exif_of(0, true), exif_of(9, false), turned.substr(0, 20), std::string("Exif\0\0", 6),
+        std::string("http://ns.adobe.com"), std::string("Exif")})
+    EXPECT_EQ(shown_quarters(decode_image(bytes_of(quarters(exif)))), expected[0]);
 }
 
 TEST(ImageTest, PpmHeadersVary) {
@@ -122,7 +130,7 @@ TEST(ImageTest, DamageIsNeverPaintedOver) {
   const Image image = random_image(40, 30, 2);
   write_png(folder / "a.png", image);
   const std::string png = test::read_file(folder / "a.png");
-  const std::string jpeg = jpeg_of(image.rgb, 40, 30, JCS_RGB, 3);
+  const std::string jpeg = jpeg_of(image.rgb, 40, 30, 3);
   for (const double part : {0.05, 0.3, 0.6, 0.9}) {
     const auto cut = [&](const std::string& file) {
       return file.substr(0, static_cast<size_t>(part * static_cast<double>(file.size())));

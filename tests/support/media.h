@@ -25,6 +25,12 @@ inline std::string ppm_of(const Image& image) {
          std::string(image.rgb.begin(), image.rgb.end());
 }
 
+// Rows of `channels` samples a pixel: 1 grey, 3 RGB, 4 CMYK. With a block of EXIF if there is one.
+std::string jpeg_of(const std::vector<uint8_t>& samples, uint32_t width, uint32_t height,
+                    int channels, const std::string& exif = "");
+// An EXIF block with an orientation and nothing else.
+std::string exif_of(int orientation, bool little_endian);
+
 inline std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text));
 }
