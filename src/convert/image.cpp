@@ -51,8 +51,6 @@ Image decode_png(std::span<const std::byte> file) {
 
 // libjpeg reports errors by a function that must not return.
 struct Jpeg {
-  static constexpr int kExifMarker = JPEG_APP0 + 1;
-
   jpeg_decompress_struct state{};
   jpeg_error_mgr errors{};
   std::jmp_buf failed;
@@ -82,7 +80,7 @@ struct Jpeg {
     if (setjmp(failed)) return false;
     jpeg_create_decompress(&state);
     jpeg_mem_src(&state, reinterpret_cast<const unsigned char*>(file.data()), file.size());
-    jpeg_save_markers(&state, kExifMarker, 0xFFFF);
+    jpeg_save_markers(&state, JPEG_APP0 + 1, 0xFFFF);  // EXIF, and others
     jpeg_read_header(&state, TRUE);
     state.out_color_space = JCS_RGB;
     jpeg_start_decompress(&state);
@@ -101,10 +99,8 @@ struct Jpeg {
   int orientation() const {
     constexpr std::string_view kExif("Exif\0\0", 6);
     for (auto* marker = state.marker_list; marker != nullptr; marker = marker->next) {
-      const std::span data(marker->data, marker->data_length);
-      if (marker->marker == kExifMarker && data.size() >= kExif.size() &&
-          std::equal(kExif.begin(), kExif.end(), data.begin()))
-        return exif_orientation(data);
+      const std::string_view data(reinterpret_cast<const char*>(marker->data), marker->data_length);
+      if (data.starts_with(kExif)) return exif_orientation({marker->data, marker->data_length});
     }
     return 1;
   }

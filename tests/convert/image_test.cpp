@@ -97,8 +97,7 @@ TEST(ImageTest, JpegsAreTurnedAsTheirCameraNotes) {
   for (const bool little_endian : {true, false})
     for (int orientation = 1; orientation <= 8; ++orientation) {
       SCOPED_TRACE(orientation);
-      const Image image =
-          decode_image(bytes_of(quarters(exif_of(static_cast<char>(orientation), little_endian))));
+      const Image image = decode_image(bytes_of(quarters(exif_of(orientation, little_endian))));
       EXPECT_EQ(image.width, orientation < 5 ? kWide : kHigh);
       EXPECT_EQ(image.height, orientation < 5 ? kHigh : kWide);
       EXPECT_EQ(shown_quarters(image), expected[static_cast<size_t>(orientation - 1)]);
