@@ -252,17 +252,19 @@ TEST(Cuda, RunsDrawWhatSingleBytesDo) {
 // Stages as wide as those that decode as one kernel there, with windows short and long, and as many
 // rows: one has a kernel of its own, up to 8 and up to 16 another, 17 go operation by operation. A
 // batch after another finds what the other left.
-TEST(Cuda, WideStagesDecodeWhatTheFullForwardGives) {
+void compare_wide_stages(const Config& config) {
   if (const std::string why = test::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
-  const Config configs[] = {
+  WideModel wide(config, "cuda", DType::bf16, 0.03, 0.01);
+  compare_with_full_forward(wide.model, 3e-2, {1, 16, 3, 8, 2, 11, 17, 16});
+}
+TEST(Cuda, WideStagesOfPatchesDecodeWhatTheFullForwardGives) {
+  compare_wide_stages(
       {.stages = {{.length = 21, .dim = 2048, .layers = 2, .heads = 32, .ffn = 8192},
-                  {.length = 8, .dim = 1024, .layers = 3, .heads = 16, .ffn = 4096}}},
-      {.stages = {{.length = 150, .dim = 1024, .layers = 2, .heads = 16, .ffn = 4096}}}};
-  for (const Config& config : configs) {
-    SCOPED_TRACE(config.stages.size());
-    WideModel wide(config, "cuda", DType::bf16, 0.03, 0.01);
-    compare_with_full_forward(wide.model, 3e-2, {1, 16, 3, 8, 2, 11, 17, 16});
-  }
+                  {.length = 8, .dim = 1024, .layers = 3, .heads = 16, .ffn = 4096}}});
+}
+TEST(Cuda, WideStagesOfBytesDecodeWhatTheFullForwardGives) {
+  compare_wide_stages(
+      {.stages = {{.length = 150, .dim = 1024, .layers = 2, .heads = 16, .ffn = 4096}}});
 }
 
 TEST(Decoder, SlidingKeepsHalfAContextInWholePatches) {

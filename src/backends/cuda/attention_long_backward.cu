@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Layout<D, kOfKeys>::kThreads, 1)
   const uint32_t own_full = layout.own_full(), own_empty = layout.own_empty();
   auto ring = layout.ring();
   if (threadIdx.x == 0) {
-    ring.init(kGroups * 4);
+    ring.init(kGroups * 128);
     init_arrivals(own_full, 1);
     init_arrivals(own_empty, kGroups * 4);
     publish_arrivals();

@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(Layout<D>::kThreads, 1)
   const uint32_t queries_full = layout.queries_full(), queries_empty = layout.queries_empty();
   auto ring = layout.ring();
   if (threadIdx.x == 0) {
-    ring.init(kGroups * 4);
+    ring.init(kGroups * 128);
     init_arrivals(queries_full, 1);
     init_arrivals(queries_empty, kGroups * 4);
     publish_arrivals();

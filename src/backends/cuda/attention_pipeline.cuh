@@ -93,10 +93,10 @@ struct Ring {
 
   __device__ uint32_t full(uint32_t of) const { return barriers + of * 8; }
   __device__ uint32_t empty(uint32_t of) const { return barriers + (kSlots + of) * 8; }
-  __device__ void init(int warps) const {
+  __device__ void init(int consumers) const {
     for (uint32_t i = 0; i < kSlots; ++i) {
       init_arrivals(full(i), 1);
-      init_arrivals(empty(i), warps);
+      init_arrivals(empty(i), consumers);
     }
   }
   __device__ uint32_t advance() {
@@ -113,15 +113,12 @@ struct Ring {
     arrive_expecting(full(slot), bytes);
     return advance();
   }
-  // The consumers: the next tile, once it is there; each warp gives it back.
+  // The consumers: the next tile, once it is there; each thread gives it back.
   __device__ uint32_t take() {
     wait_for_arrivals(full(slot), phase);
     return advance();
   }
-  __device__ void release(uint32_t of) const {
-    __syncwarp();  // all lanes have read it
-    if (threadIdx.x % 32 == 0) arrive(empty(of));
-  }
+  __device__ void release(uint32_t of) const { arrive(empty(of)); }
 };
 
 // Two warpgroups issue products in turns, so that the tensor cores work for one while the other

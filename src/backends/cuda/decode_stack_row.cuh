@@ -272,7 +272,6 @@ class Row {
       mma(c, w[0][k].x, w[1][k].x, w[0][k].y, w[1][k].y, b.x, b.y);
       mma(other, w[0][k].z, w[1][k].z, w[0][k].w, w[1][k].w, b.z, b.w);
     }
-    __syncwarp();
 #pragma unroll
     for (int i = 0; i < kCount; ++i) ring_.release();
     c[0] += other[0];

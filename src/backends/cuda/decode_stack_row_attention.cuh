@@ -95,6 +95,7 @@ __device__ void Row<G>::attend(const Layer& w, const Window& window) {
   __syncwarp();
   load_operand<false>(piece_);
 }
+
 // A long window: the block attends to its share of one head's keys, eight lanes to a key.
 template <class G>
 __device__ void Row<G>::attend_to_share(const Layer& w) {
@@ -141,7 +142,6 @@ __device__ void Row<G>::attend_to_share(const Layer& w) {
       if (n * 4 * kWarps + group >= count) scores[n] = -INFINITY;
       largest = fmaxf(largest, scores[n]);
     }
-    __syncwarp();
     ring_.release();
     const float fade = largest == -INFINITY ? 1 : power_of_two(top - largest);
     top = largest;
@@ -160,7 +160,6 @@ __device__ void Row<G>::attend_to_share(const Layer& w) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) sums[j] = fmaf(weight, v[j], sums[j]);
     }
-    __syncwarp();
     ring_.release();
   }
   merge_groups(top, total, sums);

@@ -135,7 +135,6 @@ __device__ void Rows<G>::attend(const Layer& w) {
         largest = fmaxf(largest, scores[n]);
       }
     }
-    __syncwarp();
     ring_.release();
     const float fade = largest == -INFINITY ? 1 : power_of_two(top - largest);
     top = largest;
@@ -157,7 +156,6 @@ __device__ void Rows<G>::attend(const Layer& w) {
         for (int e = 0; e < 8; ++e) sums[e] = fmaf(weight, v[e], sums[e]);
       }
     }
-    __syncwarp();
     ring_.release();
   }
   merge_groups(top, total, sums);

@@ -285,7 +285,6 @@ class Rows {
       }
       asm volatile("" ::: "memory");  // the next weights come after these
     }
-    __syncwarp();
 #pragma unroll
     for (int i = 0; i < kCount; ++i) ring_.release();
 #pragma unroll
