@@ -113,7 +113,8 @@ struct Ring {
     arrive_expecting(full(slot), bytes);
     return advance();
   }
-  // The consumers: the next tile, once it is there; each thread gives it back.
+  // The consumers: the next tile, once it is there; each thread gives it back (no slower than one
+  // for its warp, and needs no order among the lanes).
   __device__ uint32_t take() {
     wait_for_arrivals(full(slot), phase);
     return advance();
